@@ -1,0 +1,67 @@
+"""rerankx: the reranking layer for retrieval-augmented generation.
+
+    >>> from rerankx import Reranker
+    >>> ranking = Reranker().rerank("how do I get my money back?", passages, top_n=5)
+    >>> ranking[0].document, ranking[0].score
+
+Importing it imports no third-party package; names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rerankx.errors import AuthenticationError as AuthenticationError
+    from rerankx.errors import BackendError as BackendError
+    from rerankx.errors import DeadlineError as DeadlineError
+    from rerankx.errors import MissingDependencyError as MissingDependencyError
+    from rerankx.errors import ModelNotFoundError as ModelNotFoundError
+    from rerankx.errors import RateLimitError as RateLimitError
+    from rerankx.errors import ReplyError as ReplyError
+    from rerankx.errors import RerankxError as RerankxError
+    from rerankx.errors import UnknownBackendError as UnknownBackendError
+    from rerankx.interface import Attempt as Attempt
+    from rerankx.interface import Backend as Backend
+    from rerankx.interface import Scale as Scale
+    from rerankx.interface import Scores as Scores
+    from rerankx.interface import Usage as Usage
+    from rerankx.ranking import Hit as Hit
+    from rerankx.ranking import Ranking as Ranking
+    from rerankx.reranker import Reranker as Reranker
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "rerankx.errors": (
+        "AuthenticationError",
+        "BackendError",
+        "DeadlineError",
+        "MissingDependencyError",
+        "ModelNotFoundError",
+        "RateLimitError",
+        "ReplyError",
+        "RerankxError",
+        "UnknownBackendError",
+    ),
+    "rerankx.interface": ("Attempt", "Backend", "Scale", "Scores", "Usage"),
+    "rerankx.ranking": ("Hit", "Ranking"),
+    "rerankx.reranker": ("Reranker",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - a list, from the one table of names
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'rerankx' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

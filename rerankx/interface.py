@@ -1,0 +1,349 @@
+"""What a backend is: all that somebody who writes one has to read.
+
+    class Mine(Backend):
+        name = "mine"
+        model = "word-overlap"
+        scale = Scale.similarity(0, 1)
+        pointwise = True
+
+        def _score(self, query, texts, *, top_n=None):
+            return [overlap(query, text) for text in texts]
+
+A backend scores one query against n texts, in the order they came, and never sorts: `rerankx.Reranker` does the only
+sort. `rerankx.testing.BackendContract` holds a test for every promise made here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeVar, final
+
+from rerankx.errors import BackendError, ReplyError, RerankxError
+
+_T = TypeVar("_T")
+
+Degraded = Literal["fallback", "deadline", "incomplete", "input_order"]
+"""Why a result is less than what was asked: another backend answered, time ran out, texts came back without a score, or
+nothing was scored and the input order stands."""
+
+# Providers round: a probability may arrive as 1.0000001. More than this outside the declared bounds is a wrong
+# declaration.
+_BOUNDS_SLACK = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What raw scores are. A backend declares it; nobody guesses it from values.
+
+    `Scale.LOGIT`: any real number, the log-odds of relevance. `Scale.PROBABILITY`: in [0, 1].
+    `Scale.similarity(low, high)`: in [low, high]. `Scale.RANK`: an order, nothing more. `Scale.UNKNOWN`: higher is
+    better, nothing more is known.
+    """
+
+    kind: Literal["logit", "probability", "similarity", "rank", "unknown"]
+    low: float = -math.inf
+    high: float = math.inf
+
+    LOGIT: ClassVar[Scale]
+    PROBABILITY: ClassVar[Scale]
+    RANK: ClassVar[Scale]
+    UNKNOWN: ClassVar[Scale]
+
+    @staticmethod
+    def similarity(low: float, high: float) -> Scale:
+        """Return the scale of scores that lie in [low, high]; both finite, low < high."""
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"similarity bounds must be finite with low < high, not {low!r} and {high!r}")
+        return Scale("similarity", float(low), float(high))
+
+    @property
+    def absolute(self) -> bool:
+        """Whether a score means the same in every ranking: what a threshold, an average or a calibration needs."""
+        return self.kind not in ("rank", "unknown")
+
+    def to_unit(self, raw: float) -> float:
+        """Return a raw score in [0, 1], never falling as `raw` rises.
+
+        LOGIT by the sigmoid, PROBABILITY as it is, a similarity linearly over its bounds.
+
+        Raises:
+            ValueError: The scale is not `absolute`.
+        """
+        if self.kind == "logit":
+            # exp(x) / (1 + exp(x)) can fall by a last bit as x rises; this cannot. exp overflows above 709.
+            return 1 / (1 + math.exp(min(-raw, 709.0)))
+        if not self.absolute:
+            raise ValueError(f"a score of scale {self.kind} has no place in [0, 1]; only its rank has")
+        return min(max((raw - self.low) / (self.high - self.low), 0.0), 1.0)
+
+
+Scale.LOGIT = Scale("logit")
+Scale.PROBABILITY = Scale("probability", 0.0, 1.0)
+Scale.RANK = Scale("rank")
+Scale.UNKNOWN = Scale("unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a scoring took. 0 means none; None means not known, and adding to it stays not known."""
+
+    calls: int = 0
+    """Requests that left the process."""
+    input_tokens: int | None = 0
+    """Tokens read: by a remote model as billed, by a local one as computed."""
+    output_tokens: int | None = 0
+    """Tokens written by a language model."""
+    search_units: int | None = 0
+    """Search units billed; one unit is a query with up to 100 documents."""
+    cost_usd: float | None = 0.0
+    """US dollars."""
+    cache_hits: int = 0
+    """Texts answered from a cache."""
+    cache_misses: int = 0
+    """Texts looked up in a cache and not found."""
+    estimated: bool = False
+    """Whether any figure is an estimate rather than the provider's."""
+
+    def __add__(self, other: Usage) -> Usage:
+        def plus(a: int | None, b: int | None) -> int | None:
+            return None if a is None or b is None else a + b
+
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=plus(self.input_tokens, other.input_tokens),
+            output_tokens=plus(self.output_tokens, other.output_tokens),
+            search_units=plus(self.search_units, other.search_units),
+            cost_usd=None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd,
+            cache_hits=self.cache_hits + other.cache_hits,
+            cache_misses=self.cache_misses + other.cache_misses,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One backend that was tried, and its error; None if it answered."""
+
+    backend: str
+    model: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a backend says of n texts, in the order they came.
+
+    A backend that has nothing to add to the values may return the plain list instead.
+    """
+
+    values: Sequence[float | None]
+    """One finite raw score per text, higher is better; None = not scored."""
+    order: Sequence[int] | None = None
+    """Text indices, best first, as a server gave them; it breaks ties only. Indices left out come after the others."""
+    details: Sequence[Mapping[str, object] | None] | None = None
+    """One mapping or None per text: best window, spans, scores of stages."""
+    usage: Usage = field(default_factory=Usage)
+    truncated: int = 0
+    """How many texts were cut to the model's length."""
+    degraded: Degraded | None = None
+    attempts: Sequence[Attempt] = ()
+    """Who was tried, where more than one was."""
+    scale: Scale | None = None
+    """The scale of these values, where it may differ from the backend's (a fallback answered). None = the backend's."""
+    elapsed_ms: float = 0.0
+    """Wall time in milliseconds; filled in by `Backend.score`."""
+
+
+class Backend(ABC):
+    """Scores one query against n texts. A subclass declares the attributes and writes `_score`.
+
+    Instances are safe under threads, load what they need on first use, and pickle without it.
+    """
+
+    name: str
+    """The name it is registered under, such as "cross-encoder"."""
+    model: str
+    """What is loaded, as its provider names it."""
+    scale: Scale
+    """What the raw scores are."""
+    pointwise: bool
+    """Whether a text's score ignores the other texts. Only then may it be cached, windowed or scored in parts."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what a cache must know: equal fingerprints promise equal scores.
+
+        The default names backend and model. Override it where an option, a revision or a prompt changes a score.
+        """
+        return f"{self.name}:{self.model}"
+
+    @abstractmethod
+    def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Sequence[float | None] | Scores:
+        """Return one value per text, in the order of `texts`, higher is better, None = not scored.
+
+        Args:
+            query: Not blank.
+            texts: At least one; none is blank.
+            top_n: How many of the best will be kept, if known: a hint for those who can save work by it.
+
+        `remaining_s()` says how much time the caller left; stop between texts and leave the rest None, with
+        `degraded="deadline"`, or raise `DeadlineError`. Whatever else is raised reaches the caller as a `BackendError`.
+        """
+
+    async def _ascore(
+        self, query: str, texts: Sequence[str], *, top_n: int | None = None
+    ) -> Sequence[float | None] | Scores:
+        """Return what `_score` returns. The default runs it in a thread; override it where the work is waiting."""
+        from asyncio import to_thread
+
+        return await to_thread(self._score, query, texts, top_n=top_n)
+
+    @final
+    def score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
+        """Return checked scores for `texts`, in their order; blank texts are not scored and never sent.
+
+        Raises:
+            ValueError: The query is blank.
+            TypeError: The query or a text is not a string, or `texts` is one string.
+            BackendError: The backend failed, or what it returned is not a scoring of the texts.
+        """
+        asked = _texts_to_score(query, texts)
+        if not asked:
+            return Scores((None,) * len(texts), scale=self.scale)
+        start = time.perf_counter()
+        try:
+            reply = self._score(query, [texts[i] for i in asked], top_n=top_n)
+            return _checked(self, reply, asked, len(texts), start)
+        except RerankxError:
+            raise
+        except Exception as error:
+            raise _failure(self, error, len(asked)) from error
+
+    @final
+    async def ascore(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
+        """Return what `score` returns, without blocking the event loop."""
+        asked = _texts_to_score(query, texts)
+        if not asked:
+            return Scores((None,) * len(texts), scale=self.scale)
+        start = time.perf_counter()
+        try:
+            reply = await self._ascore(query, [texts[i] for i in asked], top_n=top_n)
+            return _checked(self, reply, asked, len(texts), start)
+        except RerankxError:
+            raise
+        except Exception as error:
+            raise _failure(self, error, len(asked)) from error
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}:{self.model}>"
+
+
+_deadline: ContextVar[float | None] = ContextVar("rerankx_deadline", default=None)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Bound what runs inside to `seconds` from now; an outer, nearer bound stays. None adds no bound."""
+    if seconds is None:
+        yield
+        return
+    end, outer = time.monotonic() + seconds, _deadline.get()
+    token = _deadline.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def remaining_s() -> float | None:
+    """Return the seconds left of the caller's deadline, below 0 when it has passed; None if there is none."""
+    end = _deadline.get()
+    return None if end is None else end - time.monotonic()
+
+
+def check_query(query: object) -> None:
+    """Raise TypeError or ValueError unless `query` is a string with something in it."""
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a string, not {type(query).__name__}")
+    if not query.strip():
+        raise ValueError(f"query is blank ({query[:20]!r}); give the words to rank by")
+
+
+def _texts_to_score(query: str, texts: Sequence[str]) -> list[int]:
+    """Return the indices of the texts that are not blank."""
+    check_query(query)
+    if isinstance(texts, str):
+        raise TypeError("texts is one string; pass a list of strings")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {i} is {type(text).__name__}, not a string")
+    return [i for i, text in enumerate(texts) if text.strip()]
+
+
+def _failure(backend: Backend, error: Exception, n: int) -> BackendError:
+    # The cause's own message may quote a document or a key: it stays in the chained traceback, out of ours.
+    return BackendError(
+        f"backend {backend.name!r} (model {backend.model!r}) failed while scoring {n} texts: {type(error).__name__}"
+    )
+
+
+def _checked(
+    backend: Backend, reply: Sequence[float | None] | Scores, asked: list[int], n: int, start: float
+) -> Scores:
+    """Return `reply`, which is about the texts `asked`, as valid scores about all n texts.
+
+    Raises:
+        ReplyError: It is not a scoring of those texts.
+    """
+    elapsed_ms = (time.perf_counter() - start) * 1000
+    scores = reply if isinstance(reply, Scores) else Scores(reply)
+    scale = scores.scale or backend.scale
+    where = f"backend {backend.name!r} (model {backend.model!r})"
+
+    def spread(items: Sequence[_T | None], what: str) -> list[_T | None]:
+        if isinstance(items, str | bytes | Mapping | Set) or not hasattr(items, "__len__"):
+            raise ReplyError(f"{where} returned {type(items).__name__} as {what}; expected a sequence")
+        if len(items) != len(asked):
+            raise ReplyError(f"{where} returned {len(items)} {what} for {len(asked)} texts; expected one per text")
+        out: list[_T | None] = [None] * n
+        for i, item in zip(asked, items, strict=True):
+            out[i] = item
+        return out
+
+    values = [_value(v, scale, f"{where}, text {i}") for i, v in enumerate(spread(scores.values, "scores"))]
+    order = None
+    if scores.order is not None:
+        order = tuple(i.__index__() if hasattr(i, "__index__") else -1 for i in scores.order)
+        if len(set(order)) < len(order) or any(not 0 <= i < len(asked) for i in order):
+            raise ReplyError(f"{where} returned an order with repeated or foreign indices for {len(asked)} texts")
+        order = tuple(asked[i] for i in order)
+    details = None if scores.details is None else tuple(spread(scores.details, "details"))
+    if not all(detail is None or isinstance(detail, Mapping) for detail in details or ()):
+        raise ReplyError(f"{where} returned details that are neither a mapping nor None")
+    return replace(
+        scores, values=tuple(values), order=order, details=details, attempts=tuple(scores.attempts), scale=scale,
+        elapsed_ms=elapsed_ms,
+    )  # fmt: skip
+
+
+def _value(value: object, scale: Scale, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise ReplyError(f"{where}: a score must be a number or None, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:  # an array of two logits, say
+        raise ReplyError(f"{where}: a score must be one number, not {type(value).__name__}") from error
+    if not math.isfinite(number):
+        raise ReplyError(f"{where}: the score is {number}; scores must be finite")
+    if not scale.low - _BOUNDS_SLACK <= number <= scale.high + _BOUNDS_SLACK:
+        declared = f"{scale.kind} [{scale.low:g}, {scale.high:g}]"
+        raise ReplyError(f"{where}: score {number:g} lies outside the declared {declared}")
+    return number

@@ -1,0 +1,384 @@
+"""The one verb: `Reranker(...).rerank(query, documents)`. It sorts once, cuts, normalises and reports."""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Generic, Literal, TypeVar, overload
+
+from rerankx import registry
+from rerankx.errors import BackendError
+from rerankx.interface import Attempt, Backend, Scores, check_query, deadline
+from rerankx.ranking import Hit, Ranking
+
+T = TypeVar("T")
+OnError = Literal["raise", "input_order"]
+
+logger = logging.getLogger("rerankx")
+
+
+class Reranker:
+    """Orders documents by their relevance to a query, with the backend of your choice.
+
+        Reranker().rerank("how do I get my money back?", passages, top_n=5)
+
+    Safe under threads; sync calls work inside a running event loop, `arerank` does not block it.
+
+    Args:
+        backend: A name such as "embedded" or "backend:model" (`rerankx backends` lists them), or a `Backend`.
+        model: Which of the backend's models, where the name does not say; only with a name.
+        on_error: What a `BackendError` does: "raise", or "input_order", which returns the documents as they came,
+            unscored, with `degraded="input_order"` and the error in `attempts`, and logs a warning.
+        deadline_s: Seconds for one ranking, above 0. A local backend stops between texts and leaves the rest unscored
+            (`degraded="deadline"`); a remote one raises `DeadlineError`. None = no bound.
+        on_ranking: Called with every `Ranking` before it is returned. What it raises is logged and stops nothing.
+        **options: The backend's own options; only with a name. A wrong one names the nearest right one.
+
+    Raises:
+        UnknownBackendError: No backend of that name.
+        MissingDependencyError: It needs a package that is not installed; the error says what to install.
+        TypeError: An option that the backend does not have.
+        ValueError: An argument out of its range.
+    """
+
+    def __init__(
+        self,
+        backend: str | Backend = "embedded",
+        *,
+        model: str | None = None,
+        on_error: OnError = "raise",
+        deadline_s: float | None = None,
+        on_ranking: Callable[[Ranking[object]], object] | None = None,
+        **options: object,
+    ) -> None:
+        if on_error not in ("raise", "input_order"):
+            raise ValueError(f"on_error must be 'raise' or 'input_order', not {on_error!r}")
+        if deadline_s is not None and not (_is_number(deadline_s) and 0 < deadline_s < math.inf):
+            raise ValueError(f"deadline_s must be a number of seconds above 0, or None, not {deadline_s!r}")
+        if on_ranking is not None and not callable(on_ranking):
+            raise TypeError(f"on_ranking must be callable, not {type(on_ranking).__name__}")
+        _refuse_call_arguments(options)
+        self.backend = _backend(backend, model, options)
+        self.on_error: OnError = on_error
+        self.deadline_s = None if deadline_s is None else float(deadline_s)
+        self.on_ranking = on_ranking
+
+    @overload
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: None = ...,
+    ) -> Ranking[str]: ...
+    @overload
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[T],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: Callable[[T], str],
+    ) -> Ranking[T]: ...
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[T],
+        *,
+        top_n: int | None = None,
+        min_score: float | None = None,
+        key: Callable[[T], str] | None = None,
+    ) -> Ranking[T]:
+        """Return the documents in order of relevance, best first.
+
+        Scored ones first, by raw score; ties by the order a server gave, then by input position; unscored ones last, as
+        they came. Nothing is dropped unless `top_n` or `min_score` says so, and nothing is changed.
+
+        Args:
+            query: What to rank by; not blank.
+            documents: Strings, or any objects together with `key`. Blank texts are kept, unscored. None at all is fine.
+            top_n: Keep that many, at least 1; None keeps all.
+            min_score: Keep those with `score` at or above it, in [0, 1]; applied before `top_n`. Not applied to a
+                result degraded to "input_order" or "fallback", whose scores mean something else: `Ranking.min_score` is
+                then None.
+            key: Returns the text of a document, as in `sorted`.
+
+        Raises:
+            ValueError: A blank query, an argument out of range, or `min_score` with a backend whose scores are only an
+                order.
+            TypeError: An argument of the wrong type; the message names it, and the position among the documents.
+            BackendError: The backend failed and `on_error` is "raise".
+        """
+        return _Job(self, query, documents, top_n, min_score, key).run()
+
+    @overload
+    async def arerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: None = ...,
+    ) -> Ranking[str]: ...
+    @overload
+    async def arerank(
+        self,
+        query: str,
+        documents: Iterable[T],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: Callable[[T], str],
+    ) -> Ranking[T]: ...
+    async def arerank(
+        self,
+        query: str,
+        documents: Iterable[T],
+        *,
+        top_n: int | None = None,
+        min_score: float | None = None,
+        key: Callable[[T], str] | None = None,
+    ) -> Ranking[T]:
+        """Return what `rerank` returns, without blocking the event loop."""
+        return await _Job(self, query, documents, top_n, min_score, key).arun()
+
+    @overload
+    def rerank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Iterable[str]],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: None = ...,
+    ) -> list[Ranking[str]]: ...
+    @overload
+    def rerank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Iterable[T]],
+        *,
+        top_n: int | None = ...,
+        min_score: float | None = ...,
+        key: Callable[[T], str],
+    ) -> list[Ranking[T]]: ...
+    def rerank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Iterable[T]],
+        *,
+        top_n: int | None = None,
+        min_score: float | None = None,
+        key: Callable[[T], str] | None = None,
+    ) -> list[Ranking[T]]:
+        """Return one ranking per query, in their order; every argument is checked before anything is scored.
+
+        Args:
+            queries: The queries.
+            documents: One collection of documents per query.
+            top_n: As in `rerank`.
+            min_score: As in `rerank`.
+            key: As in `rerank`.
+
+        Raises:
+            ValueError: Not one collection per query, or as in `rerank`.
+            TypeError: As in `rerank`.
+            BackendError: As in `rerank`.
+        """
+        if isinstance(queries, str):
+            raise TypeError("queries is one string; pass a list of queries, or call rerank()")
+        if len(queries) != len(documents):
+            raise ValueError(f"documents must hold one list per query: {len(queries)} queries, {len(documents)} lists")
+        pairs = zip(queries, documents, strict=True)
+        jobs = [_Job(self, query, some, top_n, min_score, key) for query, some in pairs]
+        return [job.run() for job in jobs]
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.backend.name!r}, model={self.backend.model!r})"
+
+
+class _Job(Generic[T]):
+    """One call of `rerank`: its checked arguments, and what becomes of the scores."""
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        query: str,
+        documents: Iterable[T],
+        top_n: int | None,
+        min_score: float | None,
+        key: Callable[[T], str] | None,
+    ) -> None:
+        check_query(query)
+        self.reranker, self.backend, self.query = reranker, reranker.backend, query
+        self.documents = _as_list(documents)
+        self.texts = _texts(self.documents, key)
+        self.top_n = _checked_top_n(top_n)
+        self.min_score = _checked_min_score(min_score, self.backend)
+
+    def run(self) -> Ranking[T]:
+        if not self.documents:
+            return self.ranking(Scores((), scale=self.backend.scale))
+        try:
+            with deadline(self.reranker.deadline_s):
+                scores = self.backend.score(self.query, self.texts, top_n=self.top_n)
+        except BackendError as error:
+            scores = self.input_order(error)
+        return self.ranking(scores)
+
+    async def arun(self) -> Ranking[T]:
+        if not self.documents:
+            return self.ranking(Scores((), scale=self.backend.scale))
+        try:
+            with deadline(self.reranker.deadline_s):
+                scores = await self.backend.ascore(self.query, self.texts, top_n=self.top_n)
+        except BackendError as error:
+            scores = self.input_order(error)
+        return self.ranking(scores)
+
+    def input_order(self, error: BackendError) -> Scores:
+        """Return "nothing scored", if the caller prefers that to the error."""
+        if self.reranker.on_error == "raise":
+            raise error
+        logger.warning("reranking failed, the input order stands: %s", error)
+        attempt = Attempt(self.backend.name, self.backend.model, f"{type(error).__name__}: {error}")
+        return Scores((None,) * len(self.texts), degraded="input_order", attempts=(attempt,), scale=self.backend.scale)
+
+    def ranking(self, scores: Scores) -> Ranking[T]:
+        scale = scores.scale or self.backend.scale
+        order = best_first(scores.values, scores.order)
+        n = len(order)
+
+        def hit(position: int, index: int) -> Hit[T]:
+            raw = scores.values[index]
+            score = 0.0 if raw is None else scale.to_unit(raw) if scale.absolute else (n - position) / n
+            details = None if scores.details is None else scores.details[index]
+            return Hit(position + 1, index, score, raw, self.documents[index], self.texts[index], details)
+
+        hits = [hit(position, index) for position, index in enumerate(order)]
+        min_score = self._applicable_min_score(scores)
+        if min_score is not None:
+            hits = [h for h in hits if h.score >= min_score]
+        ranking = Ranking(
+            hits=tuple(hits[: self.top_n]),
+            query=self.query,
+            backend=self.backend.name,
+            model=self.backend.model,
+            scale=scale,
+            total=n,
+            min_score=min_score,
+            usage=scores.usage,
+            truncated=scores.truncated,
+            elapsed_ms=scores.elapsed_ms,
+            degraded=scores.degraded,
+            attempts=tuple(scores.attempts),
+        )
+        self._notify(ranking)
+        return ranking
+
+    def _applicable_min_score(self, scores: Scores) -> float | None:
+        if self.min_score is not None and scores.degraded in ("input_order", "fallback"):
+            logger.warning("min_score=%s is not applied: the result is degraded to %r", self.min_score, scores.degraded)
+            return None
+        return self.min_score
+
+    def _notify(self, ranking: Ranking[T]) -> None:
+        if self.reranker.on_ranking is not None:
+            try:
+                self.reranker.on_ranking(ranking)
+            except Exception:
+                logger.exception("on_ranking raised; the ranking is returned all the same")
+
+
+def best_first(values: Sequence[float | None], order: Sequence[int] | None = None) -> list[int]:
+    """Return the indices of `values`, best first: the only sort there is.
+
+    Scored before unscored, then by value descending, then by place in `order` (absent from it: after the others), then
+    by input position.
+    """
+    place = {} if order is None else {index: i for i, index in enumerate(order)}
+
+    def sort_key(index: int) -> tuple[bool, float, int, int]:
+        value = values[index]
+        return (value is None, 0.0 if value is None else -value, place.get(index, len(values)), index)
+
+    return sorted(range(len(values)), key=sort_key)
+
+
+def _backend(backend: str | Backend, model: str | None, options: Mapping[str, object]) -> Backend:
+    if isinstance(backend, str):
+        return registry.create(backend, model=model, **options)
+    if not isinstance(backend, Backend):
+        raise TypeError(f"backend must be a name or a rerankx.Backend, not {type(backend).__name__}")
+    given = sorted(options) if model is None else ["model", *sorted(options)]
+    if given:
+        kind = type(backend).__name__
+        raise TypeError(f"{', '.join(given)} given with a {kind} object; pass them to its constructor")
+    return backend
+
+
+def _refuse_call_arguments(options: Mapping[str, object]) -> None:
+    for name in ("top_n", "min_score", "key"):
+        if name in options:
+            raise TypeError(f"{name} is an argument of rerank(), not of Reranker()")
+
+
+def _as_list(documents: Iterable[T]) -> list[T]:
+    if isinstance(documents, str | bytes):
+        raise TypeError(f"documents is one {type(documents).__name__}; pass a list of documents")
+    if isinstance(documents, Mapping | Set) or not isinstance(documents, Iterable):
+        kind = type(documents).__name__
+        raise TypeError(f"documents must be an ordered iterable, such as a list, not {kind}; pass list(...) of it")
+    return list(documents)
+
+
+def _texts(documents: Sequence[T], key: Callable[[T], str] | None) -> list[str]:
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of a document, such as lambda d: d[{key!r}], not {type(key).__name__}")
+    texts = []
+    for i, document in enumerate(documents):
+        text = document if key is None else key(document)
+        if not isinstance(text, str):
+            if key is None:
+                hint = "remove it" if document is None else "pass key=, a function that returns its text"
+                raise TypeError(f"document {i} is {type(document).__name__}, not a string; {hint}")
+            raise TypeError(f"key returned {type(text).__name__} for document {i}, not a string")
+        texts.append(text)
+    return texts
+
+
+def _checked_top_n(top_n: int | None) -> int | None:
+    if top_n is None:
+        return None
+    if isinstance(top_n, bool) or not hasattr(top_n, "__index__"):
+        raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
+    number = operator.index(top_n)
+    if number < 1:
+        raise ValueError(f"top_n must be at least 1, or None to keep all, not {number}")
+    return number
+
+
+def _checked_min_score(min_score: float | None, backend: Backend) -> float | None:
+    if min_score is None:
+        return None
+    if not _is_number(min_score):
+        raise TypeError(f"min_score must be a number in [0, 1] or None, not {min_score!r}")
+    number = float(min_score)
+    if not 0 <= number <= 1:
+        raise ValueError(f"min_score is on the normalised score and lies in [0, 1]; {number:g} does not")
+    if not backend.scale.absolute:
+        raise ValueError(
+            "min_score needs scores that mean the same for every query; those of"
+            f" {backend.name!r} ({backend.scale.kind}) are only an order: use top_n"
+        )
+    return number
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool | str) and hasattr(value, "__float__")
