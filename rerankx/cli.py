@@ -1,0 +1,181 @@
+"""The command line: `rerankx demo`, `rerankx rerank`, `rerankx backends`.
+
+Exit status: 0 done; 1 a backend failed or is not installed; 2 wrong arguments or input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from rerankx import __version__
+from rerankx.errors import RerankxError
+from rerankx.ranking import hit_to_dict
+from rerankx.registry import available
+from rerankx.reranker import Reranker
+
+T = TypeVar("T")
+
+
+class _BadInput(Exception):
+    """What was read is not what the arguments say."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = args.command
+    try:
+        command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_BadInput, OSError, ValueError, TypeError) as error:
+        return _fail(error, 2)
+    except RerankxError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"rerankx: {error}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rerankx", description="Rerank texts by their relevance to a query.")
+    parser.add_argument("--version", action="version", version=f"rerankx {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="rerank a small help centre and show what moved",
+        description="Answer 40 questions from a help centre of 100 confusable passages: keyword search finds the "
+        "candidates, the backend reranks them. The collection was written for this and is an illustration, no benchmark.",
+    )
+    demo.add_argument("question", nargs="?", help="a question of your own instead of the 40")
+    demo.add_argument("--top-n", type=int, default=5, help="how many passages to show (default 5)")
+    demo.add_argument("--candidates", type=int, default=20, help="how many keyword search hands on (default 20)")
+    demo.add_argument("--all", action="store_true", help="show every question, not only three")
+    _add_backend(demo)
+    demo.set_defaults(command=_demo)
+
+    rerank = commands.add_parser(
+        "rerank",
+        help="read texts, write them in order",
+        description="Read one text per line, or with --jsonl one JSON value per line, and write JSON lines, best first: "
+        '{"rank", "index", "score", "raw_score", "document", "details"}. "index" is the line, from 0.',
+    )
+    rerank.add_argument("query")
+    rerank.add_argument("file", nargs="?", default="-", help="where the texts are (default: standard input)")
+    rerank.add_argument(
+        "--jsonl", action="store_true", help="each line is a JSON string, or an object with --field in it"
+    )
+    rerank.add_argument("--field", default="text", help='which field of an object holds its text (default "text")')
+    rerank.add_argument("--top-n", type=int, help="keep that many (default: all)")
+    rerank.add_argument("--min-score", type=float, help="keep those with at least this score, in [0, 1]")
+    _add_backend(rerank)
+    rerank.set_defaults(command=_rerank)
+
+    backends = commands.add_parser("backends", help="list what is installed, what is missing, and what installs it")
+    backends.set_defaults(command=_backends)
+    return parser
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", default="embedded", help='"backend" or "backend:model" (default embedded)')
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the backend, such as max_tokens=128; numbers, true, false and null as in JSON; repeatable",
+    )
+
+
+def _reranker(args: argparse.Namespace) -> Reranker:
+    options: dict[str, Any] = {}
+    for option in args.option:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise _BadInput(f"--option takes NAME=VALUE, not {option!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return Reranker(args.backend, **options)
+
+
+def _rerank(args: argparse.Namespace) -> None:
+    reranker = _reranker(args)
+    if args.file == "-":
+        documents = _read(sys.stdin, args)
+    else:
+        with open(args.file, encoding="utf-8") as lines:
+            documents = _read(lines, args)
+    ranking = reranker.rerank(
+        args.query, documents, top_n=args.top_n, min_score=args.min_score, key=lambda document: document[0]
+    )
+    for hit in ranking:
+        print(json.dumps({**hit_to_dict(hit), "document": hit.document[1]}, ensure_ascii=False))
+    if ranking.truncated:
+        print(f"rerankx: {ranking.truncated} of {ranking.total} texts were cut to the model's length", file=sys.stderr)
+    if ranking.degraded:
+        print(f"rerankx: degraded: {ranking.degraded}", file=sys.stderr)
+
+
+def _read(lines: Iterable[str], args: argparse.Namespace) -> list[tuple[str, object]]:
+    """Return each line's text and what it stands for."""
+    texts = [line.rstrip("\r\n") for line in lines]
+    if not args.jsonl:
+        return [(text, text) for text in texts]
+    return [_parsed(text, number, args.field) for number, text in enumerate(texts, 1)]
+
+
+def _parsed(line: str, number: int, field: str) -> tuple[str, object]:
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise _BadInput(f"line {number} is not JSON: {error}") from error
+    text = document.get(field) if isinstance(document, dict) else document
+    if not isinstance(text, str):
+        raise _BadInput(f"line {number} is neither a string nor an object with a string in {field!r}")
+    return text, document
+
+
+def _backends(args: argparse.Namespace) -> None:
+    for backend in available():
+        state = f"missing {', '.join(backend.missing)}: {backend.command}" if backend.missing else "installed"
+        print(f"{backend.name:<16} {state:<10} {backend.summary}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from rerankx import demo
+
+    reranker = _reranker(args)
+    if args.question is not None:
+        candidates = demo.KeywordSearch(demo.passages())(args.question, args.candidates)
+        print(demo.show_ranking(reranker.rerank(args.question, candidates, key=lambda p: p.text), top_n=args.top_n))
+        return
+    reranker.rerank("warm up", ["warm up"])  # the first call loads the model: not a question's fault
+    answered = list(_with_progress(demo.run(reranker, candidates=args.candidates), total=len(demo.questions())))
+    print(demo.show(answered, top_n=args.top_n, every=args.all))
+
+
+def _with_progress(items: Iterable[T], *, total: int) -> Iterator[T]:
+    """Yield the items; on a terminal, draw a bar meanwhile."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if sys.stderr.isatty():
+            bar = "#" * (30 * done // total)
+            print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
