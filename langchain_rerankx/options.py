@@ -1,0 +1,71 @@
+"""A backend's options as `Reranker` holds them: no key in sight, and the backend that was made of them kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from pydantic import SecretStr
+
+import rerankx
+
+# A name that may hold a secret. "tokenizer" and its kind name a file.
+_SECRET = re.compile(r"key|token(?!i)|secret|password|credential|auth", re.IGNORECASE)
+
+
+class Options(Mapping[str, object]):
+    """A read-only mapping of a backend's options; strings under a name such as "api_key" are `SecretStr`.
+
+    It also keeps the backend that was made of it. A Runnable with `configurable_fields` is built anew from its fields at every
+    call: this object is handed on, and so the model is not loaded again.
+    """
+
+    def __init__(self, options: Mapping[str, object] | None = None) -> None:
+        self._options = {name: _mapped(name, value, _masked) for name, value in (options or {}).items()}
+        self._backends: dict[tuple[str, str | None], rerankx.Backend] = {}
+
+    def backend(self, name: str, model: str | None) -> rerankx.Backend:
+        """Return the backend of that name with these options, the same one every time.
+
+        Raises:
+            UnknownBackendError: No backend of that name.
+            MissingDependencyError: It needs a package that is not installed.
+            TypeError: An option that it does not have.
+        """
+        made = self._backends.get((name, model))
+        if made is None:
+            options = {name: _mapped(name, value, _revealed) for name, value in self._options.items()}
+            made = rerankx.Reranker(name, model=model, **options).backend  # type: ignore[arg-type] # checked in the core
+        return self._backends.setdefault((name, model), made)
+
+    def __getitem__(self, name: str) -> object:
+        return self._options[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
+
+    def __repr__(self) -> str:
+        return repr(self._options)
+
+    def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
+        return Options, (self._options,)  # a copy makes its own backend
+
+
+def _mapped(path: str, value: object, change: Callable[[str, object], object]) -> object:
+    """Return `value` with `change` applied to everything in it; `path` is the names that lead there."""
+    if isinstance(value, dict):
+        return {name: _mapped(f"{path}.{name}", item, change) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(path, item, change) for item in value]
+    return change(path, value)
+
+
+def _masked(path: str, value: object) -> object:
+    return SecretStr(value) if isinstance(value, str) and _SECRET.search(path) else value
+
+
+def _revealed(path: str, value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

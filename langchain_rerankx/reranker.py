@@ -1,0 +1,265 @@
+"""`Reranker`: the reranking step as LangChain sees it, a Runnable and a document compressor at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    Callbacks,
+)
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
+
+import rerankx
+from langchain_rerankx.options import Options
+
+
+class RerankInput(TypedDict):
+    """What a reranker is invoked with; other keys are ignored."""
+
+    query: str
+    """What to rank by; not blank."""
+    documents: Sequence[Document]
+    """The candidates, in any order."""
+
+
+def _as_options(value: object) -> object:
+    return Options(value) if isinstance(value, Mapping) and not isinstance(value, Options) else value
+
+
+def _as_dict(options: Options) -> dict[str, object]:
+    return dict(options)
+
+
+class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Document]]):
+    """Orders documents by their relevance to a query, best first.
+
+        Reranker("embedded", top_n=5).invoke({"query": "how do I get my money back?", "documents": documents})
+
+    What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
+    changed. Every call is one run of type "chain" in the trace, with backend, model, counts, time and `degraded` in its metadata.
+    For "first retrieve, then rerank" in one object: `rerank(retriever, ...)`.
+
+    Raises:
+        UnknownBackendError: No backend of that name.
+        MissingDependencyError: The backend needs a package that is not installed.
+        TypeError: An option that the backend does not have, or a setting that belongs to the object given as backend.
+        pydantic.ValidationError: A field that does not exist, or a value out of its range.
+    """
+
+    backend: str | rerankx.Backend | rerankx.Reranker = "embedded"
+    """A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a `rerankx.Reranker`."""
+    model: str | None = None
+    """Which of the backend's models; only with a name that does not say."""
+    options: Annotated[Options, BeforeValidator(_as_options), PlainSerializer(_as_dict)] = Field(
+        default_factory=Options
+    )
+    """The backend's own options, a mapping; only with a name. Secrets in it are masked wherever it is shown."""
+    top_n: int | None = Field(default=None, ge=1)
+    """Keep that many; None keeps all."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """Keep those with at least this score, in [0, 1]; applied before `top_n`."""
+    key: Callable[[Document], str] | None = None
+    """Returns the text that is scored; None scores `page_content`."""
+    score_key: str | None = "relevance_score"
+    """Where the score goes in the metadata, over what is there; None writes none."""
+    on_error: Literal["raise", "input_order"] = "raise"
+    """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
+    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds for one reranking; None = no bound."""
+    on_ranking: Callable[[rerankx.Ranking[Document]], object] | None = None
+    """Called with every `rerankx.Ranking`."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+
+    def __init__(self, backend: str | rerankx.Backend | rerankx.Reranker = "embedded", **fields: object) -> None:
+        super().__init__(backend=backend, **fields)  # type: ignore[call-arg] # mypy looks at the first base alone
+        # A wrong name, option or threshold is told here, not with the first query.
+        self._core().check(min_score=self.min_score)
+
+    def invoke(  # type: ignore[override] # any other keyword is a mistake, and Python says so
+        self, input: RerankInput, config: RunnableConfig | None = None, *, top_n: int | None = None
+    ) -> list[Document]:
+        """Return the documents in order of relevance, best first.
+
+        Args:
+            input: Query and documents. No documents: nothing is called and nothing traced.
+            config: As for every Runnable.
+            top_n: Keep that many, in place of the field `top_n`.
+
+        Raises:
+            TypeError: The input is not a query and documents.
+            ValueError: A blank query, an argument out of range, or `min_score` with a backend whose scores are only an order.
+            BackendError: The backend failed and `on_error` is "raise".
+        """
+        input = _checked(input)
+        if not input["documents"]:
+            return []
+        call = _Call(self, input, top_n)
+        return self._call_with_config(call.run, input, call.config(config))
+
+    async def ainvoke(  # type: ignore[override]
+        self, input: RerankInput, config: RunnableConfig | None = None, *, top_n: int | None = None
+    ) -> list[Document]:
+        """Return what `invoke` returns, without blocking the event loop."""
+        input = _checked(input)
+        if not input["documents"]:
+            return []
+        call = _Call(self, input, top_n)
+        return await self._acall_with_config(call.arun, input, call.config(config))
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return what `invoke` returns; traced under `callbacks`, or else under the Runnable that it is called from."""
+        return self.invoke({"query": query, "documents": documents}, {"callbacks": callbacks})
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return what `compress_documents` returns, without blocking the event loop."""
+        return await self.ainvoke({"query": query, "documents": documents}, {"callbacks": callbacks})
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return True; what is not JSON in it, a backend object or a key, becomes LangChain's "not_implemented" mark."""
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Return the package, so that what was dumped outlives a move of this file."""
+        return ["langchain_rerankx"]
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """Return what `dumpd` writes, from which `load` makes an equal reranker."""
+        dumped = super().to_json()
+        if dumped["type"] == "constructor" and "options" in dumped["kwargs"]:
+            dumped["kwargs"]["options"] = dict(self.options)
+        return dumped
+
+    def _core(self) -> rerankx.Reranker:
+        """Return the core's reranker for these fields: light, and made for every call. The backend in it is made once."""
+        if isinstance(self.backend, rerankx.Reranker):
+            own = {name: getattr(self, name) for name in ("model", "on_error", "deadline_s", "on_ranking")}
+            if given := [*not_default(own), *self.options]:
+                raise TypeError(
+                    f"{', '.join(given)} given with a rerankx.Reranker object; pass them to its constructor"
+                )
+            return self.backend
+        if mistaken := sorted(self.options.keys() & (Reranker.model_fields.keys() - {"name", "options"})):
+            raise TypeError(
+                f"{', '.join(mistaken)} in options: an argument of Reranker itself, not an option of its backend"
+            )
+        backend, model, options = self.backend, self.model, self.options
+        if isinstance(backend, str):
+            backend, model, options = options.backend(backend, model), None, Options()
+        return rerankx.Reranker(
+            backend,
+            model=model,
+            on_error=self.on_error,
+            deadline_s=self.deadline_s,
+            on_ranking=self.on_ranking,
+            **options,
+        )
+
+
+class _Call:
+    """One reranking: what the core is asked, what the trace is told, what is made of the answer."""
+
+    def __init__(self, reranker: Reranker, input: RerankInput, top_n: int | None) -> None:
+        self.reranker, self.core = reranker, reranker._core()
+        self.input, self.top_n = input, reranker.top_n if top_n is None else top_n
+        self.key = reranker.key or (lambda document: document.page_content)
+
+    def config(self, config: RunnableConfig | None) -> RunnableConfig:
+        """Return the config with what is known beforehand in its metadata."""
+        config = ensure_config(config)
+        config["metadata"] = {
+            **config.get("metadata", {}),
+            "rerankx_backend": self.core.backend.name,
+            "rerankx_model": self.core.backend.model,
+            "rerankx_top_n": self.top_n,
+            "rerankx_documents_in": len(self.input["documents"]),
+        }
+        return config
+
+    def run(self, input: RerankInput, run_manager: CallbackManagerForChainRun) -> list[Document]:
+        ranking = self.core.rerank(
+            input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
+        )
+        run_manager.metadata.update(_outcome(ranking))
+        for name, error in _failures(ranking):
+            run_manager.get_child().on_chain_start(None, {"query": ranking.query}, name=name).on_chain_error(error)
+        return self.documents(ranking)
+
+    async def arun(self, input: RerankInput, run_manager: AsyncCallbackManagerForChainRun) -> list[Document]:
+        ranking = await self.core.arerank(
+            input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
+        )
+        run_manager.metadata.update(_outcome(ranking))
+        for name, error in _failures(ranking):
+            run = await run_manager.get_child().on_chain_start(None, {"query": ranking.query}, name=name)
+            await run.on_chain_error(error)
+        return self.documents(ranking)
+
+    def documents(self, ranking: rerankx.Ranking[Document]) -> list[Document]:
+        """Return new documents, best first, with their scores; the metadata of the old ones stays as it is."""
+        score_key = self.reranker.score_key
+        return [
+            hit.document.model_copy(
+                update={"metadata": {**hit.document.metadata, **({} if score_key is None else {score_key: hit.score})}}
+            )
+            for hit in ranking
+        ]
+
+
+def _outcome(ranking: rerankx.Ranking[Document]) -> dict[str, object]:
+    """Return what is known only afterwards. Tracers keep the run's own metadata dict, so what is added to it reaches them."""
+    return {
+        "rerankx_documents_out": len(ranking),
+        "rerankx_elapsed_ms": round(ranking.elapsed_ms, 3),
+        "rerankx_degraded": ranking.degraded,
+    }
+
+
+def _failures(ranking: rerankx.Ranking[Document]) -> list[tuple[str, rerankx.BackendError]]:
+    """Return name and error of every attempt that failed; each becomes a failed run beneath the reranker's."""
+    return [(f"{a.backend}:{a.model}", rerankx.BackendError(a.error)) for a in ranking.attempts if a.error is not None]
+
+
+def not_default(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return those of `Reranker`'s fields whose value is not the default."""
+    return {name: value for name, value in fields.items() if value != Reranker.model_fields[name].default}
+
+
+def _checked(input: object) -> RerankInput:
+    """Return query and documents alone, the documents as a list.
+
+    Raises:
+        TypeError: It is something else; the message says what to write.
+    """
+    if not isinstance(input, Mapping):
+        if isinstance(input, list | tuple):
+            raise TypeError(
+                "a reranker needs the query too, and behind a retriever it is gone: instead of `retriever | Reranker(...)`"
+                " write `rerank(retriever, ...)`"
+            )
+        raise TypeError(f'a reranker takes {{"query": ..., "documents": [...]}}, not {type(input).__name__}')
+    if missing := [name for name in ("query", "documents") if name not in input]:
+        raise TypeError(
+            f"a reranker takes query and documents; {' and '.join(missing)} not among {sorted(map(str, input))}"
+        )
+    documents = input["documents"]
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be a list of Document, not {type(documents).__name__}")
+    documents = list(documents)
+    for i, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(f"document {i} is {type(document).__name__}, not a Document")
+    return {"query": input["query"], "documents": documents}

@@ -1,0 +1,305 @@
+"""`rerank(retriever, ...)`: the retriever that you have, with a reranker behind it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    BaseCallbackManager,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
+from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+import rerankx
+from langchain_rerankx.reranker import Reranker, RerankInput, not_default
+
+logger = logging.getLogger("langchain_rerankx")
+
+
+def rerank(
+    retriever: Runnable[str, list[Document]] | Callable[[str], Iterable[Document] | Awaitable[Iterable[Document]]],
+    reranker: str
+    | rerankx.Backend
+    | rerankx.Reranker
+    | BaseDocumentCompressor
+    | Runnable[RerankInput, list[Document]] = "embedded",
+    *,
+    model: str | None = None,
+    top_n: int | None = None,
+    candidates: int | None = None,
+    min_score: float | None = None,
+    key: Callable[[Document], str] | None = None,
+    on_error: Literal["raise", "input_order"] = "raise",
+    deadline_s: float | None = None,
+    name: str | None = None,
+    tags: Sequence[str] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    score_key: str | None = "relevance_score",
+    on_ranking: Callable[[rerankx.Ranking[Document]], object] | None = None,
+    **options: object,
+) -> RerankRetriever:
+    """Return a retriever that asks `retriever` and puts the best of its documents first.
+
+        retriever = rerank(retriever, top_n=5, candidates=50)
+
+    It takes the place of `retriever` wherever that stood. Name, tags and retries are arguments here, or belong on `retriever`:
+    what `with_config()` and its kind return is no longer a retriever to those who ask for one.
+
+    Args:
+        retriever: A retriever, any Runnable from a query to documents, or a function of the query.
+        reranker: A backend's name such as "embedded" or "backend:model", a `rerankx.Backend`, a `rerankx.Reranker`, a `Reranker`,
+            or another package's document compressor or Runnable of {"query", "documents"}.
+        model: Which of the backend's models, where the name does not say.
+        top_n: Keep that many, at least 1. None = as many as the reranker keeps; with `candidates`, as many as `retriever`
+            returned without it.
+        candidates: How many to ask `retriever` for, at least 1; None leaves it alone.
+        min_score: Keep those with at least this score, in [0, 1]; applied before `top_n`.
+        key: Returns the text that is scored; None scores `page_content`.
+        on_error: What a failed backend does: raise, or leave the documents in their order, with score 0.0.
+        deadline_s: Seconds for one reranking; None = no bound.
+        name: The name of its run in a trace.
+        tags: Tags of its runs.
+        metadata: Metadata of its runs.
+        score_key: Where the score goes in the metadata, over what is there; None writes none.
+        on_ranking: Called with every `rerankx.Ranking`.
+        **options: The backend's own options. They and `model` need a name; a `rerankx.Reranker` also has its own `on_error`,
+            `deadline_s` and `on_ranking`; any other reranker has all settings of its own, and only `top_n` cuts what it returns.
+
+    Raises:
+        UnknownBackendError: No backend of that name.
+        MissingDependencyError: The backend needs a package that is not installed.
+        TypeError: Not a retriever, not a reranker, an unknown option, or a setting for an object that has its own.
+        ValueError: An argument out of its range, or `candidates` for a retriever that cannot be asked for a number.
+    """
+    settings = not_default(
+        {
+            "model": model,
+            "min_score": min_score,
+            "key": key,
+            "on_error": on_error,
+            "deadline_s": deadline_s,
+            "score_key": score_key,
+            "on_ranking": on_ranking,
+        }
+    )
+    if isinstance(reranker, str | rerankx.Backend | rerankx.Reranker):
+        reranker = Reranker(reranker, options=options, **settings)
+    elif given := [*settings, *options]:
+        raise TypeError(f"{', '.join(given)} given with a {type(reranker).__name__} object; set them on it")
+    return RerankRetriever(
+        base_retriever=_as_retriever(retriever),
+        reranker=reranker,
+        top_n=top_n,
+        candidates=candidates,
+        name=name,
+        tags=None if tags is None else list(tags),
+        metadata=None if metadata is None else dict(metadata),
+    )
+
+
+def _as_retriever(value: object) -> Runnable[str, list[Document]]:
+    if isinstance(value, Runnable):
+        return value
+    if hasattr(value, "as_retriever"):
+        raise TypeError(f"{type(value).__name__} is not a retriever; pass its .as_retriever()")
+    if callable(value):
+        return RunnableLambda(value)
+    raise TypeError(f"retriever must be a retriever, a Runnable or a function of the query, not {type(value).__name__}")
+
+
+def _as_reranker(value: object) -> Runnable[RerankInput, list[Document]] | BaseDocumentCompressor:
+    if isinstance(value, str | rerankx.Backend | rerankx.Reranker):
+        return Reranker(value)
+    if isinstance(value, Runnable | BaseDocumentCompressor):
+        return value
+    raise TypeError(
+        "reranker must be a backend's name, a rerankx.Backend or Reranker, a document compressor or a Runnable, not"
+        f" {type(value).__name__}"
+    )
+
+
+class RerankRetriever(BaseRetriever):
+    """A retriever that asks another one and reranks what it returns; `rerank` makes one.
+
+    `invoke(query, config, top_n=3)` overrides `top_n` for a call; any other keyword goes on to `base_retriever`, as does the
+    `configurable` part of the config.
+    """
+
+    base_retriever: Annotated[Runnable[str, list[Document]], BeforeValidator(_as_retriever)]
+    """Where the candidates come from; a function of the query becomes a `RunnableLambda`."""
+    reranker: Annotated[
+        Runnable[RerankInput, list[Document]] | BaseDocumentCompressor, BeforeValidator(_as_reranker)
+    ] = Field(default_factory=Reranker)
+    """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that."""
+    top_n: int | None = Field(default=None, ge=1)
+    """Keep that many. None = as many as `reranker` keeps; with `candidates`, as many as `base_retriever` returned without it."""
+    candidates: int | None = Field(default=None, ge=1)
+    """How many to ask `base_retriever` for; None leaves it alone."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+
+    _hinted: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.candidates is not None:
+            _asking_for(self.candidates, self.base_retriever)
+        return self
+
+    # BaseRetriever keeps the config to itself: what belongs further down is handed to the methods below.
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return the documents for the query `input`, best first.
+
+        Args:
+            input: The query.
+            config: As for every Runnable; `configurable` reaches the base retriever and the reranker.
+            **kwargs: `top_n` for this call, and whatever the base retriever takes.
+        """
+        return super().invoke(input, config, passed_down=_passed_down(config), **kwargs)
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return what `invoke` returns, without blocking the event loop."""
+        return await super().ainvoke(input, config, passed_down=_passed_down(config), **kwargs)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        top_n: int | None = None,
+        passed_down: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        config, top_n = _under(run_manager.get_child(), passed_down), self._keep(top_n, kwargs)
+        documents = _as_documents(self._source().invoke(query, config, **kwargs))
+        if not documents:
+            return []
+        found: Sequence[Document]
+        if isinstance(self.reranker, Reranker):
+            found = self.reranker.invoke({"query": query, "documents": documents}, config, top_n=top_n)
+        elif isinstance(self.reranker, BaseDocumentCompressor):
+            found = self.reranker.compress_documents(documents, query, callbacks=config["callbacks"])
+        else:
+            found = self.reranker.invoke({"query": query, "documents": documents}, config)
+        return list(found)[:top_n]
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        top_n: int | None = None,
+        passed_down: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        config, top_n = _under(run_manager.get_child(), passed_down), self._keep(top_n, kwargs)
+        documents = _as_documents(await self._source().ainvoke(query, config, **kwargs))
+        if not documents:
+            return []
+        found: Sequence[Document]
+        if isinstance(self.reranker, Reranker):
+            found = await self.reranker.ainvoke({"query": query, "documents": documents}, config, top_n=top_n)
+        elif isinstance(self.reranker, BaseDocumentCompressor):
+            found = await self.reranker.acompress_documents(documents, query, callbacks=config["callbacks"])
+        else:
+            found = await self.reranker.ainvoke({"query": query, "documents": documents}, config)
+        return list(found)[:top_n]
+
+    def _source(self) -> Runnable[str, list[Document]]:
+        return self.base_retriever if self.candidates is None else _asking_for(self.candidates, self.base_retriever)
+
+    def _keep(self, top_n: int | None, kwargs: Mapping[str, object]) -> int | None:
+        """Return how many to keep, None for what the reranker says; and say so, once, if that leaves nothing to choose from."""
+        if top_n is not None and top_n < 1:
+            raise ValueError(f"top_n must be at least 1, or None to keep all, not {top_n}")
+        top_n = self.top_n if top_n is None else top_n
+        own, of_reranker = _own_number(self.base_retriever), getattr(self.reranker, "top_n", None)
+        if top_n is None and of_reranker is None and self.candidates is not None:
+            top_n = own
+        asked, kept = own if self.candidates is None else self.candidates, of_reranker if top_n is None else top_n
+        if asked is not None and kept is not None and asked <= kept and not kwargs and not self._hinted:
+            self._hinted = True
+            logger.warning(
+                "nothing to choose from: the retriever is asked for %d documents and %d are kept, so reranking can only"
+                " reorder them; pass a larger candidates=, such as %d", asked, kept, 10 * kept,
+            )  # fmt: skip
+        return top_n
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """Return what is configurable in the base retriever and in the reranker."""
+        parts = [part for part in (self.base_retriever, self.reranker) if isinstance(part, Runnable)]
+        return get_unique_config_specs(spec for part in parts for spec in part.config_specs)
+
+    def _get_ls_params(self, **_kwargs: Any) -> LangSmithRetrieverParams:
+        return LangSmithRetrieverParams(ls_retriever_name="rerankx")
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return True; it can be loaded again if its base retriever and its reranker can."""
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Return the package, so that what was dumped outlives a move of this file."""
+        return ["langchain_rerankx"]
+
+
+def _passed_down(config: RunnableConfig | None) -> RunnableConfig:
+    """Return what of a config is meant for those beneath as well. Tags and metadata reach them with the callbacks."""
+    config = ensure_config(config)
+    passed: RunnableConfig = {"configurable": config["configurable"], "recursion_limit": config["recursion_limit"]}
+    if config.get("max_concurrency") is not None:
+        passed["max_concurrency"] = config["max_concurrency"]
+    return passed
+
+
+def _under(callbacks: BaseCallbackManager, passed_down: RunnableConfig | None) -> RunnableConfig:
+    return {**(passed_down or {}), "callbacks": callbacks}
+
+
+def _as_documents(found: object) -> list[Document]:
+    if isinstance(found, str | Mapping | Document) or not isinstance(found, Iterable):
+        raise TypeError(f"the retriever returned {type(found).__name__}, not a list of Document")
+    return list(found)
+
+
+def _asking_for(n: int, retriever: Runnable[str, list[Document]]) -> Runnable[str, list[Document]]:
+    """Return a copy of the retriever that returns n documents.
+
+    Raises:
+        ValueError: It has no field that says how many.
+    """
+    if isinstance(retriever, VectorStoreRetriever):
+        return retriever.model_copy(update={"search_kwargs": {**retriever.search_kwargs, "k": n}})
+    if isinstance(retriever, BaseRetriever) and (knob := _knob(retriever)):
+        return retriever.model_copy(update={knob: n})
+    raise ValueError(
+        f"candidates={n} cannot be passed on: {type(retriever).__name__} has no field k or top_k. Have it return {n} documents"
+        " by its own means, and leave candidates out"
+    )
+
+
+def _own_number(retriever: Runnable[str, list[Document]]) -> int | None:
+    """Return how many documents the retriever is set to return; None if it does not say."""
+    number: object = None
+    if isinstance(retriever, VectorStoreRetriever):
+        default = inspect.signature(retriever.vectorstore.similarity_search).parameters.get("k")
+        number = retriever.search_kwargs.get("k", default.default if default else None)
+    elif isinstance(retriever, BaseRetriever) and (knob := _knob(retriever)):
+        number = getattr(retriever, knob)
+    return number if isinstance(number, int) else None
+
+
+def _knob(retriever: BaseRetriever) -> str | None:
+    return next((name for name in ("k", "top_k") if name in type(retriever).model_fields), None)

@@ -1,0 +1,131 @@
+import copy
+import json
+import pickle
+
+import pytest
+
+pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
+
+from langchain_core.load import dumpd, load
+from langchain_stage import BEST, QUESTION, FromList, documents, pages
+from pydantic import SecretStr
+
+from langchain_rerankx import Reranker, RerankRetriever, rerank
+from rerankx.testing import FakeBackend
+
+# langchain_core.load.load is in beta and warns of it at every call
+pytestmark = pytest.mark.filterwarnings("ignore:The function `load` is in beta")
+
+KEY = "sk-very-secret"
+COPIES = [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+how = pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+
+
+def loaded(dumped):
+    return load(
+        json.loads(json.dumps(dumped)),
+        allowed_objects=[Reranker, RerankRetriever],
+        valid_namespaces=["langchain_rerankx"],
+    )
+
+
+def secretive(**more):
+    return Reranker("named", options={"api_key": KEY, "headers": {"Authorization": f"Bearer {KEY}"}, **more})
+
+
+@how
+def test_a_reranker_over_a_backend_object_copies(copied):
+    assert (
+        pages(copied(Reranker(FakeBackend(), top_n=2)).invoke({"query": QUESTION, "documents": documents()}))
+        == BEST[:2]
+    )
+
+
+@how
+def test_a_reranker_over_a_name_copies(named, copied):
+    reranker = copied(secretive(weight=2.0))
+    assert pages(reranker.invoke({"query": QUESTION, "documents": documents()})) == BEST
+    assert (named[-1].weight, named[-1].api_key) == (2.0, KEY)
+
+
+@how
+def test_a_retriever_copies(copied):
+    retriever = rerank(FromList(found=documents(), k=5), FakeBackend(), top_n=2)
+    assert pages(copied(retriever).invoke(QUESTION)) == BEST[:2]
+
+
+def test_a_pickle_leaves_the_backend_behind(named):
+    pickle.loads(pickle.dumps(Reranker("named")))
+    assert len(named) == 1
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        repr,
+        str,
+        lambda reranker: str(reranker.model_dump()),
+        lambda reranker: reranker.model_dump_json(),
+        lambda reranker: json.dumps(dumpd(reranker)),
+        lambda reranker: repr(rerank(FromList(found=[]), reranker)),
+        lambda reranker: json.dumps(dumpd(rerank(FromList(found=[]), reranker))),
+    ],
+    ids=["repr", "str", "model_dump", "model_dump_json", "dumpd", "repr of retriever", "dumpd of retriever"],
+)
+def test_no_key_is_shown(named, shown):
+    said = shown(secretive())
+    assert "api_key" in said
+    assert KEY not in said
+
+
+def test_the_backend_receives_the_key_itself(named):
+    secretive()
+    assert (named[0].api_key, named[0].headers) == (KEY, {"Authorization": f"Bearer {KEY}"})
+
+
+def test_a_secret_str_is_revealed_to_the_backend(named):
+    Reranker("named", options={"api_key": SecretStr(KEY)})
+    assert named[0].api_key == KEY
+
+
+@pytest.mark.parametrize("name", ["api_key", "token", "client_secret", "password", "HF_TOKEN"])
+def test_names_of_secrets_are_known(name):
+    from langchain_rerankx.options import Options
+
+    assert isinstance(Options({name: KEY})[name], SecretStr)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_tokens", 512), ("tokenizer", "file.json"), ("device", "cpu")])
+def test_other_options_are_shown(name, value):
+    from langchain_rerankx.options import Options
+
+    assert Options({name: value}) == {name: value}
+
+
+def test_a_reranker_goes_to_json_and_back(named):
+    reranker = Reranker("named", model="m", top_n=3, min_score=0.2, score_key="s", options={"weight": 2.0})
+    dumped = dumpd(reranker)
+    assert (dumped["type"], dumped["id"]) == ("constructor", ["langchain_rerankx", "Reranker"])
+    assert loaded(dumped) == reranker
+
+
+def test_a_retriever_goes_to_json_and_back(named):
+    retriever = rerank(Reranker("named"), "named", top_n=3)  # any base that goes to JSON and back
+    assert loaded(dumpd(retriever)) == retriever
+
+
+def test_a_backend_object_does_not_go_to_json():
+    dumped = dumpd(Reranker(FakeBackend()))
+    assert dumped["kwargs"]["backend"]["type"] == "not_implemented"
+    with pytest.raises(NotImplementedError):
+        loaded(dumped)
+
+
+def test_a_key_does_not_go_to_json(named):
+    with pytest.raises(NotImplementedError):
+        loaded(dumpd(secretive()))
+
+
+def test_options_are_read_only(named):
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        secretive().options["weight"] = 3.0
