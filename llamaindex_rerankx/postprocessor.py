@@ -1,0 +1,260 @@
+"""`Rerank`, a node postprocessor over `rerankx.Reranker`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from llama_index.core.bridge.pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+
+from llamaindex_rerankx.nodes import RerankedNode, reranked_nodes, with_scores
+from rerankx import Backend, BackendError, Ranking, Reranker
+
+dispatcher = get_dispatcher(__name__)
+logger = logging.getLogger("rerankx")
+
+# What an option's name holds when its value may be a secret, unless that is a number; such options are left out of to_dict().
+_SECRET = ("key", "token", "secret", "password", "auth", "credential")
+
+
+class Rerank(BaseNodePostprocessor):
+    """Orders nodes by their relevance to the query.
+
+        index.as_query_engine(similarity_top_k=20, node_postprocessors=[Rerank("embedded", top_n=5)])
+
+    Returns new `RerankedNode` objects around the same node objects; nothing that came in is changed, metadata included.
+    Nodes without text are never sent to the backend; they come last, with score 0.0.
+
+    `to_dict` holds no function and no option whose name suggests a secret: give those to `from_dict` again, or have the
+    backend read them from the environment. A `Backend` object does not survive `to_dict`; it does survive pickle.
+
+    Args:
+        backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a ready `rerankx.Reranker`.
+        model: Which of the backend's models; only with a name.
+        top_n: Keep that many, at least 1; None keeps all.
+        min_score: Keep nodes with a score at or above it, in [0, 1]; applied before `top_n`.
+        metadata_mode: What a node's text is: its content with the metadata that an embedding model sees (EMBED), with
+            that which an LLM sees (LLM), with all of it (ALL), or with none (NONE).
+        key: Returns the text of a node, instead of `metadata_mode`.
+        on_error: "raise", or "input_order", which returns the nodes as they came, with `degraded="input_order"`.
+        deadline_s: Seconds for one ranking, above 0; None = no bound.
+        on_ranking: Called with every `rerankx.Ranking`, whose documents are the `NodeWithScore` objects that came in.
+        callback_manager: Receives a RERANKING event per call; engines replace it with their own.
+        **options: The backend's own options; only with a name.
+
+    Raises:
+        UnknownBackendError: No backend of that name.
+        MissingDependencyError: It needs a package that is not installed.
+        TypeError: An option that the backend does not have, or one given with an object that is already configured.
+        ValueError: An argument out of its range; `top_n` and `min_score` are also checked on assignment.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, validate_assignment=True)
+
+    backend: str | Backend | Reranker = Field(frozen=True)
+    model: str | None = Field(default=None, frozen=True)
+    top_n: int | None = Field(default=None, ge=1)
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    key: Callable[[BaseNode], str] | None = Field(default=None, exclude=True)
+    on_error: Literal["raise", "input_order"] = Field(default="raise", frozen=True)
+    deadline_s: float | None = Field(default=None, frozen=True)
+    on_ranking: Callable[[Ranking[Any]], object] | None = Field(default=None, frozen=True, exclude=True)
+    _options: dict[str, object] = PrivateAttr()
+    _reranker: Reranker = PrivateAttr()
+    _warned: bool = PrivateAttr(default=False)
+
+    def __init__(
+        self,
+        backend: str | Backend | Reranker = "embedded",
+        *,
+        model: str | None = None,
+        top_n: int | None = None,
+        min_score: float | None = None,
+        metadata_mode: MetadataMode = MetadataMode.EMBED,
+        key: Callable[[BaseNode], str] | None = None,
+        on_error: Literal["raise", "input_order"] = "raise",
+        deadline_s: float | None = None,
+        on_ranking: Callable[[Ranking[Any]], object] | None = None,
+        callback_manager: CallbackManager | None = None,
+        **options: object,
+    ) -> None:
+        if isinstance(backend, Reranker):
+            _refuse_beside_reranker(
+                options, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking
+            )
+            reranker = backend
+        else:
+            reranker = Reranker(
+                backend, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking, **options
+            )
+        reranker.check(min_score=min_score)
+        fields: dict[str, Any] = {
+            "backend": backend,
+            "model": model,
+            "top_n": top_n,
+            "min_score": min_score,
+            "metadata_mode": metadata_mode,
+            "key": key,
+            "on_error": reranker.on_error,
+            "deadline_s": reranker.deadline_s,
+            "on_ranking": reranker.on_ranking,
+            "callback_manager": CallbackManager() if callback_manager is None else callback_manager,
+        }
+        super().__init__(**fields)
+        self._options = dict(options)
+        self._reranker = reranker
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the id under which it is serialised."""
+        return "Rerank"
+
+    @field_validator("top_n", "min_score", mode="before")
+    @classmethod
+    def _refuse_bool_and_text(cls, value: object) -> object:
+        # Pydantic would read True as 1 and "5" as 5.
+        if isinstance(value, bool | str):
+            raise ValueError(f"must be a number or None, not {value!r}")
+        return value
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, candidates = self._checked(nodes, query_bundle)
+        if not candidates:
+            return []
+        with self._reported(query, candidates) as reranked:
+            ranking = self._reranker.rerank(
+                query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
+            )
+            reranked += self._converted(ranking)
+        return reranked
+
+    # LlamaIndex gives a span to implementations of abstract methods only, which this is not.
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, candidates = self._checked(nodes, query_bundle)
+        if not candidates:
+            return []
+        with self._reported(query, candidates) as reranked:
+            ranking = await self._reranker.arerank(
+                query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
+            )
+            reranked += self._converted(ranking)
+        return reranked
+
+    def _checked(self, nodes: Iterable[object], query_bundle: object) -> tuple[QueryBundle, list[NodeWithScore]]:
+        """Return the query and the candidates, as LlamaIndex's own types whatever was passed."""
+        if query_bundle is None:
+            raise ValueError("Missing query bundle in extra info.")
+        query = QueryBundle(query_bundle) if isinstance(query_bundle, str) else query_bundle
+        if not isinstance(query, QueryBundle):
+            raise TypeError(f"query_bundle must be a QueryBundle or a string, not {type(query).__name__}")
+        candidates = with_scores(nodes)
+        self._warn_of_few(len(candidates))
+        return query, candidates
+
+    def _warn_of_few(self, n: int) -> None:
+        if self.top_n is not None and 0 < n <= self.top_n and not self._warned:
+            self._warned = True
+            logger.warning(
+                "top_n=%d, and the retriever brought %d candidates: nothing to choose from; raise similarity_top_k;"
+                " LlamaIndex's default is 2",
+                self.top_n,
+                n,
+            )
+
+    def _text(self, candidate: NodeWithScore) -> str:
+        if self.key is not None:
+            return self.key(candidate.node)
+        return candidate.node.get_content(metadata_mode=self.metadata_mode)
+
+    @contextmanager
+    def _reported(self, query: QueryBundle, candidates: list[NodeWithScore]) -> Iterator[list[NodeWithScore]]:
+        """Tell LlamaIndex's events and callbacks of what happens inside, where the list is filled with the result."""
+        model = self._reranker.backend.model
+        top_n = len(candidates) if self.top_n is None else self.top_n
+        dispatcher.event(ReRankStartEvent(query=query, nodes=candidates, top_n=top_n, model_name=model))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: candidates,
+            EventPayload.MODEL_NAME: model,
+            EventPayload.QUERY_STR: query.query_str,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            reranked: list[NodeWithScore] = []
+            yield reranked
+            event.on_end(payload={EventPayload.NODES: reranked})
+        dispatcher.event(ReRankEndEvent(nodes=reranked))
+
+    def _converted(self, ranking: Ranking[NodeWithScore]) -> list[RerankedNode]:
+        """Return the ranking's nodes, after one event for each attempt that failed."""
+        for attempt in ranking.attempts:
+            if attempt.error is not None:
+                failure = BackendError(f"backend {attempt.backend!r} (model {attempt.model!r}): {attempt.error}")
+                dispatcher.event(ExceptionEvent(exception=failure))
+        return reranked_nodes(ranking)
+
+    @field_serializer("backend")
+    def _backend_name(self, backend: str | Backend | Reranker) -> str:
+        if isinstance(backend, str):
+            return backend
+        scorer = backend.backend if isinstance(backend, Reranker) else backend
+        return f"<{scorer.name}:{scorer.model}>"  # no name of a backend: from_dict then says so, and builds no other
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Return the fields and the options, flat, as the constructor takes them."""
+        return {**handler(self), **_without_secrets(self._options), "class_name": self.class_name()}
+
+    # LlamaIndex's own pair drops what does not pickle (a lambda for `key`), from the original too; pydantic's raises.
+    def __getstate__(self) -> dict[Any, Any]:
+        state = BaseModel.__getstate__(self)
+        fields = {name: value for name, value in state["__dict__"].items() if name != "callback_manager"}
+        return {**state, "__dict__": fields}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        BaseModel.__setstate__(
+            self, {**state, "__dict__": {**state["__dict__"], "callback_manager": CallbackManager()}}
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Rerank:
+        # A copy reports to the same handlers, not to copies of them that nobody reads.
+        memo = {} if memo is None else memo
+        memo[id(self.callback_manager)] = self.callback_manager
+        return super().__deepcopy__(memo)
+
+
+def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) -> None:
+    given = [name for name, value in arguments.items() if value not in (None, "raise")]
+    if given or options:
+        raise TypeError(f"{', '.join([*given, *sorted(options)])} given with a Reranker; pass them to its constructor")
+
+
+def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: _without_secrets(value) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+        if isinstance(value, int | float | None) or not any(word in str(name).lower() for word in _SECRET)
+    }

@@ -1,0 +1,203 @@
+"""`RerankRetriever`, a retriever whose nodes are reranked, and `rerank`, which adds reranking to what exists."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast, overload
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.chat_engine.types import BaseChatEngine
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from llamaindex_rerankx.postprocessor import Rerank
+from rerankx import Backend, Reranker
+
+Engine = TypeVar("Engine", bound=RetrieverQueryEngine)
+
+dispatcher = get_dispatcher(__name__)
+
+
+class RerankRetriever(BaseRetriever):
+    """Retrieves with another retriever, then reranks: for every place that takes a retriever and no postprocessors.
+
+    Args:
+        retriever: Brings the candidates.
+        postprocessor: A ready postprocessor, or what `Rerank` takes as its backend.
+        top_n: As in `Rerank`; not with a ready postprocessor.
+        callback_manager: Receives the events; None = that of `retriever`, while a ready postprocessor keeps its own.
+        **options: As in `Rerank`; not with a ready postprocessor.
+    """
+
+    def __init__(
+        self,
+        retriever: BaseRetriever,
+        postprocessor: str | Backend | Reranker | BaseNodePostprocessor = "embedded",
+        *,
+        top_n: int | None = None,
+        callback_manager: CallbackManager | None = None,
+        **options: object,
+    ) -> None:
+        if not isinstance(retriever, BaseRetriever):
+            raise _refusal(retriever)
+        # A retriever whose __init__ does not call LlamaIndex's has none.
+        manager = callback_manager or getattr(retriever, "callback_manager", None) or CallbackManager()
+        self._retriever = retriever
+        self._postprocessor = _postprocessor(postprocessor, top_n, options)
+        if callback_manager is not None or self._postprocessor is not postprocessor:
+            self._postprocessor.callback_manager = manager
+        super().__init__(callback_manager=manager)
+
+    @property
+    def retriever(self) -> BaseRetriever:
+        """Return what brings the candidates."""
+        return self._retriever
+
+    @property
+    def postprocessor(self) -> BaseNodePostprocessor:
+        """Return what reranks them."""
+        return self._postprocessor
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {"retriever": self._retriever}
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        nodes = self._retriever.retrieve(query_bundle)
+        return self._postprocessor.postprocess_nodes(nodes, query_bundle)
+
+    # LlamaIndex gives a span to implementations of abstract methods only, which this is not.
+    @dispatcher.span
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        nodes = await self._retriever.aretrieve(query_bundle)
+        return await self._postprocessor.apostprocess_nodes(nodes, query_bundle)
+
+
+@overload
+def rerank(
+    target: Engine,
+    backend: str | Backend | Reranker | BaseNodePostprocessor = ...,
+    *,
+    top_n: int | None = ...,
+    candidates: int | None = ...,
+    **options: object,
+) -> Engine: ...
+@overload
+def rerank(
+    target: BaseRetriever,
+    backend: str | Backend | Reranker | BaseNodePostprocessor = ...,
+    *,
+    top_n: int | None = ...,
+    candidates: int | None = ...,
+    **options: object,
+) -> RerankRetriever: ...
+@overload
+def rerank(
+    target: BaseQueryEngine,
+    backend: str | Backend | Reranker | BaseNodePostprocessor = ...,
+    *,
+    top_n: int | None = ...,
+    candidates: int | None = ...,
+    **options: object,
+) -> BaseQueryEngine: ...
+def rerank(
+    target: BaseRetriever | BaseQueryEngine,
+    backend: str | Backend | Reranker | BaseNodePostprocessor = "embedded",
+    *,
+    top_n: int | None = None,
+    candidates: int | None = None,
+    **options: object,
+) -> RerankRetriever | BaseQueryEngine:
+    """Return the retriever or query engine with reranking added; the one given is not changed.
+
+    An engine keeps its class, synthesizer and postprocessors; the reranker comes after them.
+
+    Args:
+        target: A retriever, or a `RetrieverQueryEngine` such as `index.as_query_engine()` returns.
+        backend: As in `Rerank`, or any ready postprocessor.
+        top_n: As in `Rerank`. With `candidates` and without `top_n`, as many as the retriever was asked for until now.
+        candidates: How many nodes to ask the retriever for, at least 1: the `similarity_top_k` of a copy of it.
+        **options: As in `Rerank`.
+
+    Raises:
+        TypeError: Neither a retriever nor a `RetrieverQueryEngine`, or `candidates` for a retriever that has no
+            `similarity_top_k`; the message says what to do. Or as in `Rerank`.
+        ValueError: `candidates` below 1, or as in `Rerank`.
+    """
+    if isinstance(target, BaseRetriever):
+        retriever = target
+    elif isinstance(target, RetrieverQueryEngine):
+        retriever = target.retriever
+    else:
+        raise _refusal(target)
+    if candidates is not None:
+        if top_n is None and not isinstance(backend, BaseNodePostprocessor):
+            top_n = getattr(retriever, "similarity_top_k", None)
+        retriever = _widened(retriever, candidates)
+    if isinstance(target, BaseRetriever):
+        return RerankRetriever(retriever, backend, top_n=top_n, **options)  # type: ignore[arg-type]
+    return _reranked_engine(target, retriever, _postprocessor(backend, top_n, options))
+
+
+def _postprocessor(
+    backend: str | Backend | Reranker | BaseNodePostprocessor, top_n: int | None, options: Mapping[str, object]
+) -> BaseNodePostprocessor:
+    if not isinstance(backend, BaseNodePostprocessor):
+        return Rerank(backend, top_n=top_n, **options)  # type: ignore[arg-type]
+    given = [*([] if top_n is None else ["top_n"]), *sorted(options)]
+    if given:
+        raise TypeError(f"{', '.join(given)} given with a ready {type(backend).__name__}; pass them to its constructor")
+    return backend
+
+
+def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
+    """Return a copy of the retriever that brings `candidates` nodes."""
+    if isinstance(candidates, bool) or not isinstance(candidates, int):
+        raise TypeError(f"candidates must be a whole number or None, not {candidates!r}")
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, not {candidates}")
+    wider: Any = copy.copy(retriever)
+    try:
+        wider.similarity_top_k  # noqa: B018  (it must be there: setting an attribute that nobody reads would do nothing)
+        wider.similarity_top_k = candidates
+    except AttributeError as error:
+        raise TypeError(
+            f"{type(retriever).__name__} has no similarity_top_k for candidates={candidates} to set; leave candidates out"
+            " and set how many nodes it brings where you build it (often the similarity_top_k of a retriever inside it)"
+        ) from error
+    return cast(BaseRetriever, wider)
+
+
+def _reranked_engine(
+    engine: RetrieverQueryEngine, retriever: BaseRetriever, postprocessor: BaseNodePostprocessor
+) -> RetrieverQueryEngine:
+    # A copy, not a new RetrieverQueryEngine: a subclass stays what it is. LlamaIndex has no public way to do it.
+    if not hasattr(engine, "_node_postprocessors") or not hasattr(engine, "_retriever"):
+        raise TypeError(
+            f"this {type(engine).__name__} cannot be extended; build it with node_postprocessors=[Rerank(...)]"
+        )
+    reranked = copy.copy(engine)
+    reranked._retriever = retriever
+    reranked._node_postprocessors = [*engine._node_postprocessors, postprocessor]
+    postprocessor.callback_manager = engine.callback_manager
+    return reranked
+
+
+def _refusal(target: object) -> TypeError:
+    if isinstance(target, BaseIndex):
+        fix = "pass index.as_retriever() or index.as_query_engine()"
+    elif isinstance(target, BaseQueryEngine):
+        fix = "rerank the engine or the retriever inside it, or build it with node_postprocessors=[Rerank(...)]"
+    elif isinstance(target, BaseChatEngine):
+        fix = "build it with node_postprocessors=[Rerank(...)]"
+    elif isinstance(target, list | tuple):
+        fix = "for nodes, call Rerank(...).postprocess_nodes(nodes, query_str=...)"
+    else:
+        fix = "pass a BaseRetriever or a RetrieverQueryEngine"
+    return TypeError(f"{type(target).__name__} cannot be reranked: {fix}")

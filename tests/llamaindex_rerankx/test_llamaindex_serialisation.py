@@ -1,0 +1,129 @@
+import copy
+import json
+import pickle
+from threading import Lock
+
+import pytest
+
+pytest.importorskip("llama_index.core", reason="needs the extra: pip install 'rerankx[llamaindex]'")
+
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import MetadataMode
+from llamaindex_stage import QUESTION, Callbacks, Overlap, ids, nodes_of, retrieved
+
+from llamaindex_rerankx import Rerank, RerankedNode
+from rerankx import Reranker, UnknownBackendError
+
+SECRETS = {
+    "api_key": "s3cr3t-1",
+    "Token": "s3cr3t-2",
+    "client_secret": "s3cr3t-3",
+    "password": "s3cr3t-4",
+    "headers": {"Authorization": "Bearer s3cr3t-5", "X-Team": "search"},
+}
+
+
+def first_of_node(node):
+    return node.node_id
+
+
+def test_class_names_are_stable():
+    assert (Rerank.class_name(), RerankedNode.class_name()) == ("Rerank", "RerankedNode")
+
+
+@pytest.mark.parametrize(
+    "there_and_back", [lambda r: r.to_dict(), lambda r: json.loads(r.to_json())], ids=["dict", "json"]
+)
+def test_a_named_backend_survives_to_dict(installed_backends, there_and_back):
+    rerank = Rerank(
+        "overlap",
+        model="letters",
+        weight=0.5,
+        top_n=3,
+        min_score=0.1,
+        metadata_mode=MetadataMode.LLM,
+        on_error="input_order",
+        deadline_s=9.5,
+    )
+    again = Rerank.from_dict(there_and_back(rerank))
+    assert again.to_dict() == rerank.to_dict()
+    best = again.postprocess_nodes(retrieved(), query_str=QUESTION)[0]
+    assert (best.node_id, best.score, again.metadata_mode) == ("p5", pytest.approx(0.5), MetadataMode.LLM)
+
+
+def test_from_dict_takes_what_to_dict_leaves_out(installed_backends):
+    data = Rerank("overlap", key=first_of_node, api_key="s3cr3t").to_dict()
+    again = Rerank.from_dict(data, key=first_of_node, api_key="s3cr3t")
+    assert again.key is first_of_node
+
+
+def test_no_secret_is_serialised_or_shown(installed_backends):
+    rerank = Rerank("overlap", weight=0.5, **SECRETS)
+    data = rerank.to_dict()
+    shown = f"{data} {rerank.to_json()} {rerank.model_dump_json()} {rerank!r} {rerank}"
+    assert "s3cr3t" not in shown
+    assert (data["weight"], data["headers"]) == (0.5, {"X-Team": "search"})
+
+
+@pytest.mark.parametrize("backend", [Overlap(), Reranker(Overlap())], ids=["backend", "reranker"])
+def test_a_backend_object_is_described_and_never_mistaken_for_a_name(backend):
+    data = Rerank(backend, top_n=3).to_dict()
+    assert data["backend"] == "<overlap:words>"
+    with pytest.raises(UnknownBackendError):
+        Rerank.from_dict(data)
+
+
+def pickled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize("way", [pickled, copy.deepcopy, copy.copy], ids=["pickle", "deepcopy", "copy"])
+@pytest.mark.parametrize(
+    "wrapped", [Overlap, lambda: Reranker(Overlap()), lambda: "overlap"], ids=["object", "reranker", "name"]
+)
+def test_a_copy_reranks_as_the_original(installed_backends, way, wrapped):
+    rerank = Rerank(wrapped(), top_n=2, key=first_of_node)
+    again = way(rerank)
+    assert (again.top_n, again.key) == (2, first_of_node)
+    assert again.to_dict() == rerank.to_dict()
+    assert ids(again.postprocess_nodes(nodes_of(["a", "b", "c"]), query_str="b p2")) == ["p2", "p0"]
+
+
+def test_options_and_secrets_survive_pickle(installed_backends):
+    again = pickled(Rerank("overlap", weight=0.5, api_key="s3cr3t"))
+    assert again.to_dict()["weight"] == 0.5
+    assert again.postprocess_nodes(retrieved(), query_str=QUESTION)[0].score == pytest.approx(0.5)
+
+
+def test_pickle_refuses_a_lambda_and_leaves_the_original_alone():
+    rerank = Rerank(Overlap(), key=lambda node: "money")
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(rerank)
+    assert rerank.key is not None
+
+
+def test_pickle_leaves_the_callback_manager_behind():
+    heard = Callbacks()
+    heard.lock = Lock()  # handlers hold what does not pickle
+    rerank = Rerank(Overlap(), callback_manager=CallbackManager([heard]))
+    assert pickled(rerank).callback_manager.handlers == []
+    assert len(rerank.callback_manager.handlers) == 1
+
+
+def test_a_deep_copy_reports_to_the_same_handlers():
+    heard = Callbacks()
+    again = copy.deepcopy(Rerank(Overlap(), callback_manager=CallbackManager([heard])))
+    again.postprocess_nodes(retrieved(), query_str=QUESTION)
+    assert len(heard.started) == 1
+
+
+def test_a_reranked_node_goes_to_a_dict_and_through_pickle():
+    node = Rerank(Overlap(), top_n=1).postprocess_nodes(retrieved(), query_str=QUESTION)[0]
+    assert pickled(node) == node
+    data = json.loads(node.to_json())
+    assert (data["retrieval_rank"], data["degraded"], data["class_name"]) == (6, None, "RerankedNode")
+
+
+def test_an_option_that_is_a_number_is_no_secret_whatever_its_name():
+    reranker = Rerank("embedded", max_tokens=128)
+    assert Rerank.from_dict(reranker.to_dict())._reranker.backend.max_tokens == 128
