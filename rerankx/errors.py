@@ -26,10 +26,10 @@ class RerankxError(Exception):
 
 
 class MissingDependencyError(RerankxError, ImportError):
-    """A package that a backend needs is not installed.
+    """A package that a backend or an adapter needs is not installed.
 
     Attributes:
-        backend: The backend's name.
+        backend: What needs them: a backend's name, or an adapter's.
         packages: The import names that were not found.
         command: What installs them, ready to paste.
     """
@@ -39,7 +39,7 @@ class MissingDependencyError(RerankxError, ImportError):
         self.backend, self.packages, self.command = backend, tuple(packages), command
 
     def __str__(self) -> str:
-        return f"backend {self.backend!r} needs {', '.join(self.packages)}, not installed here: {self.command}"
+        return f"{self.backend!r} needs {', '.join(self.packages)}, not installed here: {self.command}"
 
 
 class UnknownBackendError(RerankxError, ValueError):

@@ -24,6 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar, final
 
+from rerankx.arguments import check_query
 from rerankx.errors import BackendError, ReplyError, RerankxError
 
 _T = TypeVar("_T")
@@ -265,14 +266,6 @@ def remaining_s() -> float | None:
     """Return the seconds left of the caller's deadline, below 0 when it has passed; None if there is none."""
     end = _deadline.get()
     return None if end is None else end - time.monotonic()
-
-
-def check_query(query: object) -> None:
-    """Raise TypeError or ValueError unless `query` is a string with something in it."""
-    if not isinstance(query, str):
-        raise TypeError(f"query must be a string, not {type(query).__name__}")
-    if not query.strip():
-        raise ValueError(f"query is blank ({query[:20]!r}); give the words to rank by")
 
 
 def _texts_to_score(query: str, texts: Sequence[str]) -> list[int]:

@@ -115,7 +115,9 @@ class Ranking(Sequence[Hit[T_co]]):
         Raises:
             TypeError: A document is not known to JSON and there is no `default`.
         """
-        return json.dumps(self.to_dict(), default=default or _no_default, ensure_ascii=False, indent=indent)
+        text = json.dumps(self.to_dict(), default=default or _no_default, ensure_ascii=False, indent=indent)
+        # Half a surrogate pair, which UTF-8 cannot hold, becomes JSON's own escape of it.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def __repr__(self) -> str:
         flag = f", degraded={self.degraded!r}" if self.degraded else ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Generic, Literal, TypeVar, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from rerankx import registry
+from rerankx.arguments import as_list, check_query, checked_deadline_s, checked_min_score, checked_top_n, texts_of
 from rerankx.errors import BackendError
-from rerankx.interface import Attempt, Backend, Scores, check_query, deadline
+from rerankx.interface import Attempt, Backend, Scores, deadline
 from rerankx.ranking import Hit, Ranking
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ class Reranker:
     Raises:
         UnknownBackendError: No backend of that name.
         MissingDependencyError: It needs a package that is not installed; the error says what to install.
-        TypeError: An option that the backend does not have.
+        TypeError: An option that the backend does not have, or an argument of the wrong type.
         ValueError: An argument out of its range.
     """
 
@@ -50,19 +49,17 @@ class Reranker:
         model: str | None = None,
         on_error: OnError = "raise",
         deadline_s: float | None = None,
-        on_ranking: Callable[[Ranking[object]], object] | None = None,
+        on_ranking: Callable[[Ranking[Any]], object] | None = None,
         **options: object,
     ) -> None:
         if on_error not in ("raise", "input_order"):
             raise ValueError(f"on_error must be 'raise' or 'input_order', not {on_error!r}")
-        if deadline_s is not None and not (_is_number(deadline_s) and 0 < deadline_s < math.inf):
-            raise ValueError(f"deadline_s must be a number of seconds above 0, or None, not {deadline_s!r}")
         if on_ranking is not None and not callable(on_ranking):
             raise TypeError(f"on_ranking must be callable, not {type(on_ranking).__name__}")
         _refuse_call_arguments(options)
         self.backend = _backend(backend, model, options)
         self.on_error: OnError = on_error
-        self.deadline_s = None if deadline_s is None else float(deadline_s)
+        self.deadline_s = checked_deadline_s(deadline_s)
         self.on_ranking = on_ranking
 
     @overload
@@ -199,6 +196,11 @@ class Reranker:
         jobs = [_Job(self, query, some, top_n, min_score, key) for query, some in pairs]
         return [job.run() for job in jobs]
 
+    def check(self, *, top_n: int | None = None, min_score: float | None = None) -> None:
+        """Raise what `rerank` would raise for these arguments: for those who are given them long before the first query."""
+        checked_top_n(top_n)
+        _on_scale(checked_min_score(min_score), self.backend)
+
     def __repr__(self) -> str:
         return f"Reranker({self.backend.name!r}, model={self.backend.model!r})"
 
@@ -217,10 +219,10 @@ class _Job(Generic[T]):
     ) -> None:
         check_query(query)
         self.reranker, self.backend, self.query = reranker, reranker.backend, query
-        self.documents = _as_list(documents)
-        self.texts = _texts(self.documents, key)
-        self.top_n = _checked_top_n(top_n)
-        self.min_score = _checked_min_score(min_score, self.backend)
+        self.documents = as_list(documents)
+        self.texts = texts_of(self.documents, key)
+        self.top_n = checked_top_n(top_n)
+        self.min_score = _on_scale(checked_min_score(min_score), self.backend)
 
     def run(self) -> Ranking[T]:
         if not self.documents:
@@ -329,56 +331,11 @@ def _refuse_call_arguments(options: Mapping[str, object]) -> None:
             raise TypeError(f"{name} is an argument of rerank(), not of Reranker()")
 
 
-def _as_list(documents: Iterable[T]) -> list[T]:
-    if isinstance(documents, str | bytes):
-        raise TypeError(f"documents is one {type(documents).__name__}; pass a list of documents")
-    if isinstance(documents, Mapping | Set) or not isinstance(documents, Iterable):
-        kind = type(documents).__name__
-        raise TypeError(f"documents must be an ordered iterable, such as a list, not {kind}; pass list(...) of it")
-    return list(documents)
-
-
-def _texts(documents: Sequence[T], key: Callable[[T], str] | None) -> list[str]:
-    if key is not None and not callable(key):
-        raise TypeError(f"key must be a function of a document, such as lambda d: d[{key!r}], not {type(key).__name__}")
-    texts = []
-    for i, document in enumerate(documents):
-        text = document if key is None else key(document)
-        if not isinstance(text, str):
-            if key is None:
-                hint = "remove it" if document is None else "pass key=, a function that returns its text"
-                raise TypeError(f"document {i} is {type(document).__name__}, not a string; {hint}")
-            raise TypeError(f"key returned {type(text).__name__} for document {i}, not a string")
-        texts.append(text)
-    return texts
-
-
-def _checked_top_n(top_n: int | None) -> int | None:
-    if top_n is None:
-        return None
-    if isinstance(top_n, bool) or not hasattr(top_n, "__index__"):
-        raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
-    number = operator.index(top_n)
-    if number < 1:
-        raise ValueError(f"top_n must be at least 1, or None to keep all, not {number}")
-    return number
-
-
-def _checked_min_score(min_score: float | None, backend: Backend) -> float | None:
-    if min_score is None:
-        return None
-    if not _is_number(min_score):
-        raise TypeError(f"min_score must be a number in [0, 1] or None, not {min_score!r}")
-    number = float(min_score)
-    if not 0 <= number <= 1:
-        raise ValueError(f"min_score is on the normalised score and lies in [0, 1]; {number:g} does not")
-    if not backend.scale.absolute:
+def _on_scale(min_score: float | None, backend: Backend) -> float | None:
+    """Return the threshold, if the backend's scores are such that there can be one."""
+    if min_score is not None and not backend.scale.absolute:
         raise ValueError(
             "min_score needs scores that mean the same for every query; those of"
             f" {backend.name!r} ({backend.scale.kind}) are only an order: use top_n"
         )
-    return number
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool | str) and hasattr(value, "__float__")
+    return min_score

@@ -125,9 +125,7 @@ def test_minmax_maps_each_ranker_to_the_unit_range_and_adds():
 
 def test_minmax_is_the_default():
     rows = [[1.0, 2.0, 7.0], [3.0, None, 0.5]]
-    assert (
-        weighted_sum(rows) == weighted_sum(rows, normalise="minmax") != weighted_sum(rows, normalise="zscore")
-    )
+    assert weighted_sum(rows) == weighted_sum(rows, normalise="minmax") != weighted_sum(rows, normalise="zscore")
 
 
 def test_zscore_uses_the_population_standard_deviation():

@@ -65,9 +65,7 @@ def brute_force_ndcg(ranked, judged, k, gain):
 
     def dcg(documents):
         grades = [max(judged.get(document, 0), 0) for document in documents[:k]]
-        return sum(
-            (2**g - 1 if gain == "exponential" else g) / math.log2(i + 2) for i, g in enumerate(grades)
-        )
+        return sum((2**g - 1 if gain == "exponential" else g) / math.log2(i + 2) for i, g in enumerate(grades))
 
     best = max(dcg(order) for order in permutations(judged))
     return dcg(ranked) / best if best else 0.0
@@ -80,9 +78,7 @@ def brute_force_ndcg(ranked, judged, k, gain):
     st.sampled_from(["linear", "exponential"]),
 )
 def test_ndcg_equals_brute_force(judged, ranked, k, gain):
-    assert ndcg(ranked, judged, k=k, gain=gain) == pytest.approx(
-        brute_force_ndcg(ranked, judged, k, gain), abs=1e-12
-    )
+    assert ndcg(ranked, judged, k=k, gain=gain) == pytest.approx(brute_force_ndcg(ranked, judged, k, gain), abs=1e-12)
 
 
 # Binary measures
@@ -242,9 +238,7 @@ def test_a_query_without_judgements_is_ignored():
 
 
 def test_a_judged_query_without_a_relevant_document_counts_zero():
-    assert evaluate({"q1": ["a"], "q2": ["a"]}, {"q1": {"a": 1}, "q2": {"a": 0}}, ["nDCG@10"]) == {
-        "nDCG@10": 0.5
-    }
+    assert evaluate({"q1": ["a"], "q2": ["a"]}, {"q1": {"a": 1}, "q2": {"a": 0}}, ["nDCG@10"]) == {"nDCG@10": 0.5}
 
 
 def test_evaluate_per_query_gives_query_then_metric():
@@ -272,7 +266,7 @@ def test_an_error_in_a_ranking_names_the_query():
 
 
 def test_scores_in_place_of_a_ranking_are_refused():
-    with pytest.raises(ValueError, match="query 'q1': a ranking is a dict.*ranked_from_scores"):
+    with pytest.raises(ValueError, match=r"query 'q1': a ranking is a dict.*ranked_from_scores"):
         evaluate({"q1": {"a": 0.5}}, QRELS)
 
 
@@ -347,9 +341,7 @@ def random_scores_and_qrels(seed):
     qrels, scores = {}, {}
     for query in map(str, range(1, 41)):
         grades = rng.choice([[0, 1], [-2, -1, 0, 1, 2, 3, 4], [-1, 0]])
-        qrels[query] = {
-            document: rng.choice(grades) for document in rng.sample(documents, rng.randint(1, 20))
-        }
+        qrels[query] = {document: rng.choice(grades) for document in rng.sample(documents, rng.randint(1, 20))}
         if rng.random() < 0.8:
             retrieved = rng.sample(documents, rng.randint(1, 25))
             scores[query] = {document: float(rng.randint(-3, 3)) for document in retrieved}
@@ -365,9 +357,7 @@ def assert_parity(run, scores, qrels, name, tolerance):
     assert {query: row[name] for query, row in ours.items()} == pytest.approx(
         {metric.query_id: metric.value for metric in theirs.per_query}, rel=0, abs=tolerance
     )
-    assert evaluate(run, qrels, [name])[name] == pytest.approx(
-        theirs.aggregated[measure], rel=0, abs=tolerance
-    )
+    assert evaluate(run, qrels, [name])[name] == pytest.approx(theirs.aggregated[measure], rel=0, abs=tolerance)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -403,7 +393,5 @@ def ordered_run(seed):
     """Return a run in random order, pseudo-scores that decrease strictly along it, and qrels."""
     scores, qrels = random_scores_and_qrels(seed)
     run = {query: list(of_query) for query, of_query in scores.items()}
-    decreasing = {
-        query: {document: -float(rank) for rank, document in enumerate(r)} for query, r in run.items()
-    }
+    decreasing = {query: {document: -float(rank) for rank, document in enumerate(r)} for query, r in run.items()}
     return run, decreasing, qrels

@@ -1,0 +1,84 @@
+"""What callers pass, checked: each error says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def check_query(query: object) -> None:
+    """Raise TypeError or ValueError unless `query` is a string with something in it."""
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a string, not {type(query).__name__}")
+    if not query.strip():
+        raise ValueError(f"query is blank ({query[:20]!r}); give the words to rank by")
+
+
+def as_list(documents: Iterable[T]) -> list[T]:
+    """Return the documents as a list; one string, and what has no order, is a TypeError."""
+    kind = type(documents).__name__
+    if isinstance(documents, str | bytes):
+        raise TypeError(f"documents is one {kind}; pass a list of documents")
+    if kind == "DataFrame":  # iterating one gives its columns' names
+        raise TypeError("documents is a DataFrame; pass one of its columns, or its rows as dicts together with key=")
+    if isinstance(documents, Mapping | Set) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be an ordered iterable, such as a list, not {kind}; pass list(...) of it")
+    return list(documents)
+
+
+def texts_of(documents: Sequence[T], key: Callable[[T], str] | None) -> list[str]:
+    """Return the text of each document: the document itself, or what `key` makes of it."""
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of a document, such as lambda d: d[{key!r}], not {type(key).__name__}")
+    texts = []
+    for i, document in enumerate(documents):
+        text = document if key is None else key(document)
+        if not isinstance(text, str):
+            if key is None:
+                hint = "remove it" if document is None else "pass key=, a function that returns its text"
+                raise TypeError(f"document {i} is {type(document).__name__}, not a string; {hint}")
+            raise TypeError(f"key returned {type(text).__name__} for document {i}, not a string")
+        texts.append(text)
+    return texts
+
+
+def checked_top_n(top_n: int | None) -> int | None:
+    """Return `top_n` as an int of at least 1, or None."""
+    if top_n is None:
+        return None
+    if isinstance(top_n, bool) or not hasattr(top_n, "__index__"):
+        raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
+    number = operator.index(top_n)
+    if number < 1:
+        raise ValueError(f"top_n must be at least 1, or None to keep all, not {number}")
+    return number
+
+
+def checked_min_score(min_score: float | None) -> float | None:
+    """Return `min_score` as a float in [0, 1], or None."""
+    if min_score is None:
+        return None
+    number = _number("min_score", min_score, "a number in [0, 1]")
+    if not 0 <= number <= 1:
+        raise ValueError(f"min_score is on the normalised score and lies in [0, 1]; {number:g} does not")
+    return number
+
+
+def checked_deadline_s(deadline_s: float | None) -> float | None:
+    """Return `deadline_s` as a finite float above 0, or None."""
+    if deadline_s is None:
+        return None
+    number = _number("deadline_s", deadline_s, "a number of seconds above 0")
+    if not 0 < number < math.inf:
+        raise ValueError(f"deadline_s must be a number of seconds above 0, or None, not {number:g}")
+    return number
+
+
+def _number(name: str, value: object, expected: str) -> float:
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be {expected} or None, not {value!r}")
+    return float(value)
