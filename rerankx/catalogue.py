@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """nDCG@10 (linear gain) of a first stage's top 100 before and after, printed by `benchmarks/quality.py`."""
+
+    collection: str
+    first_stage: str
+    queries: int
+    before: float
+    after: float
+    tuned: bool = False
+    """Whether the model's constants were chosen on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model."""
 
@@ -22,8 +35,7 @@ class ModelCard:
     languages: str
     max_tokens: int
     """The longest sequence it has positions for."""
-    figures: dict[str, float]
-    """nDCG@10 of reranking BM25's top 100, measured by `benchmarks/quality.py`."""
+    figures: tuple[Figure, ...]
     good_at: str
     not_good_at: str
 
@@ -36,7 +48,16 @@ EMBEDDED = ModelCard(
     licence="Apache-2.0",
     languages="English",
     max_tokens=512,
-    figures={},
-    good_at="",
-    not_good_at="",
+    figures=(
+        Figure("SciFact", "BM25", 300, 0.6762, 0.7288),
+        Figure("TREC DL19", "BM25", 43, 0.5058, 0.6627),
+        Figure("TREC DL19", "TAS-B (dense)", 43, 0.7210, 0.6681),
+        Figure("HotpotQA (sample)", "BM25", 100, 0.7885, 0.8212, tuned=True),
+        Figure("Cranfield", "BM25", 225, 0.4911, 0.5514, tuned=True),
+    ),
+    good_at="Reordering keyword search over English prose: help centres, documentation, encyclopaedic and scientific text.",
+    not_good_at=(
+        "Web questions, where a trained cross-encoder reaches .70 to .74 on DL19; the order of a strong dense retriever, which"
+        " it can make worse; negation and inference; other languages than English, above all other scripts."
+    ),
 )

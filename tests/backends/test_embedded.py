@@ -19,8 +19,8 @@ from rerankx.backends.embedded.combine import (
     cosine,
     maxsim,
     pack,
+    parts_of,
     query_of,
-    similarity,
 )
 from rerankx.backends.embedded.encoder import Encoding, SentenceEncoder, shared_encoder
 from rerankx.backends.embedded.lexical import DATA, Lexicon, bm25, shared_lexicon
@@ -362,11 +362,17 @@ def test_the_score_is_the_weighted_sum_of_the_parts_and_lies_in_0_1():
     encoder, lexicon = shared_encoder(), shared_lexicon()
     query = query_of(encoder.encode("cat on a mat", max_tokens=64), lexicon)
     text = pack(encoder.encode(TEXTS[0], max_tokens=64), lexicon)
-    parts = (
-        COSINE * cosine(query, text) + MAXSIM * maxsim(query, text) + LEXICAL * bm25(query.pieces, text.words, lexicon)
-    )
-    assert similarity(query, text, lexicon) == parts
-    assert pytest.approx(1) == COSINE + MAXSIM + LEXICAL
+    parts = parts_of(query, text, lexicon)
+    assert parts.cosine == COSINE * cosine(query, text)
+    assert parts.maxsim == MAXSIM * maxsim(query, text)
+    assert parts.lexical == LEXICAL * bm25(query.pieces, text.words, lexicon)
+    assert COSINE + MAXSIM + LEXICAL == pytest.approx(1)  # noqa: SIM300
+
+
+def test_a_hit_says_what_its_score_is_made_of():
+    (hit,) = Reranker().rerank("cat", TEXTS[:1])
+    assert hit.details.keys() == {"cosine", "maxsim", "lexical"}
+    assert sum(hit.details.values()) == hit.raw_score
 
 
 def test_a_text_that_is_the_query_scores_near_the_top():

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from functools import partial
 
-from rerankx.backends.embedded.combine import Packed, Query, pack, query_of, similarity
+from rerankx.backends.embedded.combine import Packed, Query, pack, parts_of, query_of
 from rerankx.backends.embedded.encoder import POSITIONS, SentenceEncoder, shared_encoder
 from rerankx.backends.embedded.lexical import shared_lexicon
 from rerankx.backends.embedded.vectors import VectorCache, content_key
@@ -23,6 +23,7 @@ class Embedded(Backend):
     """Scores by words and by the vectors of a small sentence encoder that ships in the wheel.
 
     Pointwise, SIMILARITY in [0, 1]. Texts are encoded once and kept, so a passage seen again costs a fraction of a millisecond.
+    `Hit.details` holds the three parts that add up to a score: "cosine", "maxsim" and "lexical" (see `combine`).
 
     Args:
         model: "all-MiniLM-L6-v2", the only one there is.
@@ -76,18 +77,17 @@ class Embedded(Backend):
         missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if entries[key] is None]
         encoded = run_longest_first(encode_text, missing, sizes=[len(text) for _, text in missing])
         entries |= {key: None if done is None else done[0] for (key, _), done in zip(missing, encoded, strict=True)}
-        values = {
-            key: None if entry is None else similarity(asked[0], entry, lexicon) for key, entry in entries.items()
-        }
+        parts = {key: None if entry is None else parts_of(asked[0], entry, lexicon) for key, entry in entries.items()}
         return Scores(
-            [values[key] for key in keys],
+            [None if (part := parts[key]) is None else sum(part) for key in keys],
+            details=[None if (part := parts[key]) is None else part._asdict() for key in keys],
             usage=Usage(
                 input_tokens=asked[1] + sum(done[1] for done in encoded if done is not None),
                 cache_hits=hits,
                 cache_misses=len(keys) - hits,
             ),
             truncated=sum(entry is not None and entry.cut for entry in map(entries.__getitem__, keys)),
-            degraded="deadline" if None in values.values() else None,
+            degraded="deadline" if None in parts.values() else None,
         )
 
     def _encoder(self) -> SentenceEncoder:

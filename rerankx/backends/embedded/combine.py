@@ -7,6 +7,7 @@ say in particular) + BM25 (the very words). Each part depends on the query and o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,17 @@ class Packed:
         return self.words.nbytes + self.mean.nbytes + self.codes.nbytes + self.steps.nbytes
 
 
+class Parts(NamedTuple):
+    """What a score is made of: the score is their sum, in [0, 1]."""
+
+    cosine: float
+    """In [0, .4]."""
+    maxsim: float
+    """In [0, .4]."""
+    lexical: float
+    """In [0, .2]."""
+
+
 def query_of(encoding: Encoding, lexicon: Lexicon) -> Query:
     """Return an encoded query, ready to score with."""
     inner = encoding.vectors[1:-1]
@@ -65,10 +77,10 @@ def pack(encoding: Encoding, lexicon: Lexicon) -> Packed:
     return Packed(lexicon.words(encoding.pieces), _unit(encoding.vectors.mean(axis=0)), codes, steps, encoding.cut)
 
 
-def similarity(query: Query, text: Packed, lexicon: Lexicon) -> float:
-    """Return the score of a text, in [0, 1]."""
-    return (
-        COSINE * cosine(query, text) + MAXSIM * maxsim(query, text) + LEXICAL * bm25(query.pieces, text.words, lexicon)
+def parts_of(query: Query, text: Packed, lexicon: Lexicon) -> Parts:
+    """Return the three parts of a text's score, weighted."""
+    return Parts(
+        COSINE * cosine(query, text), MAXSIM * maxsim(query, text), LEXICAL * bm25(query.pieces, text.words, lexicon)
     )
 
 
