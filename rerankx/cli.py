@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a backend failed or is not installed; 2 wrong arguments o
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         '{"rank", "index", "score", "raw_score", "document", "details"}. "index" is the line, from 0.',
     )
     rerank.add_argument("query")
-    rerank.add_argument("file", nargs="?", default="-", help="where the texts are (default: standard input)")
+    rerank.add_argument("--file", help="where the texts are (default: standard input)")
     rerank.add_argument(
         "--jsonl", action="store_true", help="each line is a JSON string, or an object with --field in it"
     )
@@ -113,8 +114,11 @@ def _reranker(args: argparse.Namespace) -> Reranker:
 
 
 def _rerank(args: argparse.Namespace) -> None:
+    for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # JSON lines are UTF-8, whatever the terminal is
+            stream.reconfigure(encoding="utf-8", errors=errors)
     reranker = _reranker(args)
-    if args.file == "-":
+    if args.file is None:
         documents = _read(sys.stdin, args)
     else:
         with open(args.file, encoding="utf-8") as lines:
