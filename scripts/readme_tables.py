@@ -1,0 +1,60 @@
+"""Write the README's generated tables, from the registry and the catalogue; --check only says whether they are current."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from rerankx import registry
+from rerankx.catalogue import EMBEDDED
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def backends() -> str:
+    rows = [
+        "| name | installed by | what it is | scale | pointwise | licence of the weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, entry in registry.BUILT_IN.items():
+        backend = registry.create(name)
+        scale = backend.scale.kind
+        if scale == "similarity":
+            scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
+        install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
+        pointwise = "yes" if backend.pointwise else "no"
+        rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {EMBEDDED.licence} |")
+    return "\n".join(rows)
+
+
+def quality() -> str:
+    rows = ["| collection, first stage | queries | first stage | embedded | |", "|---|---|---|---|---|"]
+    for figure in EMBEDDED.figures:
+        name, note = f"{figure.collection}, {figure.first_stage}", "tuned" if figure.tuned else ""
+        after = f"**{figure.after:.3f}** ({figure.after - figure.before:+.3f})"
+        rows.append(f"| {name} | {figure.queries} | {figure.before:.3f} | {after} | {note} |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not current")
+    args = parser.parse_args()
+    old = new = README.read_text(encoding="utf-8")
+    for name, table in (("backends", backends()), ("quality", quality())):
+        block = re.compile(rf"(<!-- begin {name}:.*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        new, found = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", new)
+        if found != 1:
+            print(f"README.md has {found} places for the table {name!r}, not 1", file=sys.stderr)
+            return 1
+    if args.check and new != old:
+        print("README.md's tables are not current: python scripts/readme_tables.py", file=sys.stderr)
+        return 1
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
