@@ -32,6 +32,7 @@ def main() -> None:
         "--candidates", type=Path, help="default: candidates.*.jsonl of DATA if there is one, else BM25"
     )
     parser.add_argument("--backend", default="embedded")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=JSON", help="an option of the backend")
     parser.add_argument("--depth", type=int, default=100, help="candidates per query")
     parser.add_argument(
         "--relevant-from", type=int, default=1, help="lowest grade that counts as relevant in MAP and MRR"
@@ -45,7 +46,8 @@ def main() -> None:
     candidates = read_candidates(path) if path else bm25_candidates(corpus, queries, qrels, args.depth)
     qids = [qid for qid in qrels if qid in candidates][: args.queries]
     before = {qid: candidates[qid][: args.depth] for qid in qids}
-    after, milliseconds, hits = rerank_all(args.backend, corpus, queries, before)
+    options = {name: json.loads(value) for name, value in (option.split("=", 1) for option in args.option)}
+    after, milliseconds, hits = rerank_all(Reranker(args.backend, **options), corpus, queries, before)
 
     names = ("nDCG@10", f"AP(rel={args.relevant_from})", f"RR(rel={args.relevant_from})")
     judged = qrels if args.queries is None else {qid: qrels[qid] for qid in qids}
@@ -64,8 +66,9 @@ def main() -> None:
     print(json.dumps(result) if args.json else table(result))
 
 
-def rerank_all(backend: str, corpus: dict, queries: dict, before: Candidates) -> tuple[Candidates, list[float], float]:
-    reranker = Reranker(backend)
+def rerank_all(
+    reranker: Reranker, corpus: dict, queries: dict, before: Candidates
+) -> tuple[Candidates, list[float], float]:
     reranker.rerank("warm up", ["warm up"])
     after, milliseconds, hits, texts = {}, [], 0, 0
     for done, (qid, docids) in enumerate(before.items(), 1):

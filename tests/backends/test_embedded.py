@@ -103,6 +103,20 @@ def test_special_tokens_in_a_text_are_words_like_others():
     assert 102 not in ids
 
 
+def test_a_query_in_a_script_that_it_cannot_read_is_ranked_with_one_warning(caplog):
+    reranker = Reranker()
+    for query in ("चाय कैसे बनाते हैं", "как вернуть деньги"):
+        assert len(reranker.rerank(query, TEXTS)) == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "reads English" in caplog.text
+
+
+@pytest.mark.parametrize("query", ["naïve café, ça va?", "β-blockers and 5 µm", "42 %", "🙂"])
+def test_a_query_in_latin_script_or_without_letters_is_no_reason_to_warn(query, caplog):
+    Reranker().rerank(query, TEXTS)
+    assert not caplog.records
+
+
 def test_the_query_is_cut_like_a_text():
     long_query = "refund " * 2000
     (score,) = Embedded(max_tokens=16).score(long_query, ["refund"]).values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from rerankx.engines.pool import run_longest_first
 from rerankx.errors import ModelNotFoundError
 from rerankx.interface import Backend, Scale, Scores, Usage
 
+logger = logging.getLogger("rerankx")
+
 # Raise it when the way the parts are combined changes a score.
 _METHOD = 1
 
@@ -22,8 +25,9 @@ _METHOD = 1
 class Embedded(Backend):
     """Scores by words and by the vectors of a small sentence encoder that ships in the wheel.
 
-    Pointwise, SIMILARITY in [0, 1]. Texts are encoded once and kept, so a passage seen again costs a fraction of a millisecond.
-    `Hit.details` holds the three parts that add up to a score: "cosine", "maxsim" and "lexical" (see `combine`).
+    Pointwise, SIMILARITY in [0, 1]. Texts are encoded once and kept, so a passage seen again costs a fraction of a
+    millisecond. `Hit.details` holds the three parts that add up to a score: "cosine", "maxsim" and "lexical" (see
+    `combine`). English only: a query in another script is ranked too, with one warning.
 
     Args:
         model: "all-MiniLM-L6-v2", the only one there is.
@@ -49,6 +53,7 @@ class Embedded(Backend):
         self.max_tokens = _whole("max_tokens", max_tokens, 8, POSITIONS)
         self.cache_bytes = _whole("cache_bytes", cache_bytes, 0, None)
         self._cache = VectorCache(self.cache_bytes)
+        self._warned = False
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +61,9 @@ class Embedded(Backend):
         return f"{self.name}:{self.model}@{EMBEDDED.sha256[:12]}.{_METHOD}:max_tokens={self.max_tokens}"
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
+        if not self._warned and not _in_latin_script(query):
+            self._warned = True
+            logger.warning("the embedded model reads English; in the script of this query it does more harm than good")
         encoder, lexicon = self._encoder(), shared_lexicon()
 
         def encode_query(text: str) -> tuple[Query, int]:
@@ -96,6 +104,12 @@ class Embedded(Backend):
     def __reduce__(self) -> tuple[object, ...]:
         # Options travel, vectors and weights do not.
         return partial(type(self), max_tokens=self.max_tokens, cache_bytes=self.cache_bytes), ()
+
+
+def _in_latin_script(text: str) -> bool:
+    """Return whether at least half of the text's letters are Latin ones."""
+    letters = [character for character in text if character.isalpha()]
+    return 2 * sum(character < "\u0250" for character in letters) >= len(letters)
 
 
 def _whole(name: str, value: int, low: int, high: int | None) -> int:
