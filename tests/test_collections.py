@@ -20,7 +20,7 @@ def collection(name: str) -> Path:
 def quality(*args: object) -> dict:
     import json
 
-    command = [sys.executable, ROOT / "benchmarks" / "quality.py", *args, "--json"]
+    command = [sys.executable, ROOT / "benchmarks" / "quality.py", *map(str, args), "--json"]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
 
 
