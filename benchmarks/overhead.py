@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--rounds 7] [--passages FILE]
 
 FILE holds one passage per line or BEIR's corpus.jsonl; by default the demo's passages, repeated with a number so that no two are
-alike. Times are medians over the rounds, in milliseconds, each round of a cold figure in a new process.
+alike. Milliseconds: the median, lowest and highest of the rounds; a round of a cold figure is a new process. What one thing costs
+over another is their difference round by round, the two measured in turn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 COLD = """
@@ -47,9 +49,9 @@ def main() -> None:
     short = [" ".join(text.split()[:75]) for text in passages if len(text.split()) >= 75][:50]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| what | median | lowest | highest |\n|---|---|---|---|")
-    bare = processes("pass", args.rounds)
-    row("import rerankx, over bare Python", imports("rerankx", args.rounds, bare))
-    row("… and its Reranker name", imports("rerankx; rerankx.Reranker", args.rounds, bare))
+    row("import rerankx, over bare Python", in_turn(process("import rerankx"), process("pass"), args.rounds))
+    named = process("import rerankx; rerankx.Reranker")
+    row("… and its name Reranker", in_turn(named, process("pass"), args.rounds))
     cold, tokens = zip(*(map(float, run(COLD, short).split()) for _ in range(args.rounds)), strict=True)
     row(f"new process, import to ranking of {len(short)} passages of {tokens[0] / len(short):.0f} tokens", cold)
     row(f"a new query over the same {len(short)} passages, now known", known(short, args.rounds))
@@ -60,32 +62,37 @@ def main() -> None:
         ("llamaindex_rerankx", "llama_index.core", "llamaindex_rerankx"),
     ):
         if importable(first):
-            base = processes(f"import {first}", args.rounds)
-            row(f"import {name}, over {first}", imports(f"{first}, {second}", args.rounds, base))
+            both = process(f"import {first}, {second}")
+            row(f"import {name}, over {first}", in_turn(both, process(f"import {first}"), args.rounds))
     for n in (50, 1000):
         adapters(n, args.rounds)
 
 
 def adapters(n: int, rounds: int) -> None:
     """Print what each adapter adds to the core, on scores that cost nothing."""
-    from rerankx import Reranker
-    from rerankx.testing import FakeBackend
+    from rerankx import Backend, Reranker, Scale
+
+    class Nothing(Backend):
+        name, model, scale, pointwise = "nothing", "constant", Scale.PROBABILITY, True
+
+        def _score(self, query: str, texts: list[str], *, top_n: int | None = None) -> list[float]:
+            return [0.5] * len(texts)
 
     texts = [f"passage {i}" for i in range(n)]
-    backend = FakeBackend(score=lambda query, text: 0.5)
-    core = best_ms(lambda: Reranker(backend).rerank("q", texts, top_n=5), rounds)
-    row(f"core: rerank {n} strings, scores at no cost", [core])
+    reranker, backend = Reranker(Nothing()), Nothing()
+
+    def core() -> None:
+        reranker.rerank("q", texts, top_n=5)
+
+    row(f"core: {n} strings, scores at no cost", [milliseconds(core) for _ in range(10 * rounds)])
     if importable("langchain_core"):
         from langchain_core.documents import Document
 
         from langchain_rerankx import Reranker as Compressor
 
-        documents = [Document(text) for text in texts]
-        compressor = Compressor(backend=backend, top_n=5)
-        row(
-            f"langchain_rerankx adds, {n} documents",
-            [best_ms(lambda: compressor.compress_documents(documents, "q"), rounds) - core],
-        )
+        documents, compressor = [Document(text) for text in texts], Compressor(backend, top_n=5)
+        added = in_turn(lambda: compressor.compress_documents(documents, "q"), core, 10 * rounds)
+        row(f"langchain_rerankx adds, {n} documents", added)
     if importable("llama_index.core"):
         from llama_index.core.schema import NodeWithScore, TextNode
 
@@ -93,8 +100,8 @@ def adapters(n: int, rounds: int) -> None:
 
         nodes = [NodeWithScore(node=TextNode(text=text), score=0.5) for text in texts]
         postprocessor = Rerank(backend, top_n=5)
-        added = best_ms(lambda: postprocessor.postprocess_nodes(nodes, query_str="q"), rounds) - core
-        row(f"llamaindex_rerankx adds, {n} nodes", [added])
+        added = in_turn(lambda: postprocessor.postprocess_nodes(nodes, query_str="q"), core, 10 * rounds)
+        row(f"llamaindex_rerankx adds, {n} nodes", added)
 
 
 def known(texts: list[str], rounds: int) -> list[float]:
@@ -102,12 +109,8 @@ def known(texts: list[str], rounds: int) -> list[float]:
 
     reranker = Reranker()
     reranker.rerank("first", texts)
-    times = []
-    for i in range(max(rounds, 20)):
-        start = time.perf_counter()
-        reranker.rerank(f"which of the {i} plans can be paused", texts)
-        times.append((time.perf_counter() - start) * 1000)
-    return times
+    queries = [f"which of the {i} plans can be paused" for i in range(max(rounds, 20))]
+    return [milliseconds(lambda query=query: reranker.rerank(query, texts)) for query in queries]
 
 
 def read_passages(path: Path | None) -> list[str]:
@@ -119,18 +122,19 @@ def read_passages(path: Path | None) -> list[str]:
     return [json.loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
 
 
-def imports(modules: str, rounds: int, base: float) -> list[float]:
-    return [time_process(f"import {modules}") - base for _ in range(rounds)]
+def in_turn(one: Callable[[], object], other: Callable[[], object], rounds: int) -> list[float]:
+    """Return by how many milliseconds `one` took longer than `other`, round by round, after a round not counted."""
+    return [milliseconds(one) - milliseconds(other) for _ in range(rounds + 1)][1:]
 
 
-def processes(code: str, rounds: int) -> float:
-    return statistics.median(time_process(code) for _ in range(rounds))
-
-
-def time_process(code: str) -> float:
+def milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    call()
     return (time.perf_counter() - start) * 1000
+
+
+def process(code: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def run(code: str, texts: list[str]) -> str:
@@ -138,15 +142,6 @@ def run(code: str, texts: list[str]) -> str:
         [sys.executable, "-c", code], input="\0".join(texts), capture_output=True, text=True, check=True
     )
     return done.stdout
-
-
-def best_ms(call: object, rounds: int) -> float:
-    times = []
-    for _ in range(rounds * 3):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
 
 
 def importable(module: str) -> bool:
