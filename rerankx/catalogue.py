@@ -61,8 +61,8 @@ EMBEDDED = ModelCard(
     ),
     good_at="Reordering keyword search over English: help centres, documentation, code, encyclopaedic and scientific text.",
     not_good_at=(
-        "Web questions, where trained cross-encoders are published at .72 to .74 on DL19; the order of a strong dense retriever, which"
-        " it can make worse; negation and inference. It gains nothing in German and ruins the order in Hindi: use it for"
-        " English."
+        "Web questions, where trained cross-encoders are published at .72 to .74 on DL19; the order of a strong dense"
+        " retriever, which it can make worse; negation and inference. It gains nothing in German and ruins the order in"
+        " Hindi: use it for English."
     ),
 )
