@@ -19,6 +19,12 @@ from rerankx.evaluation import (
     reciprocal_rank,
 )
 
+# ir-measures 0.4.3 reads its measures' names with ast.Num, which Python 3.12 warns of.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:ast\.(Num|Str|NameConstant) is deprecated:DeprecationWarning",
+    r"ignore:Attribute [ns] is deprecated:DeprecationWarning",
+)
+
 JUDGED = {"a": 3, "b": 2, "c": 1, "d": 0, "e": -1}
 BINARY = [average_precision, reciprocal_rank, recall, precision, hit]
 ALL = [ndcg, *BINARY, judged_fraction]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
-from rerankx.backends.embedded.combine import Packed, Query, pack, parts_of, query_of
+from rerankx.backends.embedded.combine import Parts, Query, pack, parts_of, query_of
 from rerankx.backends.embedded.encoder import POSITIONS, SentenceEncoder, shared_encoder
 from rerankx.backends.embedded.lexical import shared_lexicon
 from rerankx.backends.embedded.vectors import VectorCache, content_key
@@ -64,39 +65,44 @@ class Embedded(Backend):
         if not self._warned and not _in_latin_script(query):
             self._warned = True
             logger.warning("the embedded model reads English; in the script of this query it does more harm than good")
-        encoder, lexicon = self._encoder(), shared_lexicon()
-
-        def encode_query(text: str) -> tuple[Query, int]:
-            encoding = encoder.encode(text, max_tokens=self.max_tokens)
-            return query_of(encoding, lexicon), len(encoding.vectors)
-
-        def encode_text(item: tuple[bytes, str]) -> tuple[Packed, int]:
-            encoding = encoder.encode(item[1], max_tokens=self.max_tokens)
-            packed = pack(encoding, lexicon)
-            self._cache.put(item[0], packed)
-            return packed, len(encoding.vectors)
-
-        (asked,) = run_longest_first(encode_query, [query], sizes=[1])
+        (asked,) = run_longest_first(self._encode_query, [query], sizes=[1])
         if asked is None:
             return Scores([None] * len(texts), degraded="deadline")
         keys = [content_key(text) for text in texts]
-        entries = {key: self._cache.get(key) for key in dict.fromkeys(keys)}
-        hits = sum(entries[key] is not None for key in keys)
-        missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if entries[key] is None]
-        encoded = run_longest_first(encode_text, missing, sizes=[len(text) for _, text in missing])
-        entries |= {key: None if done is None else done[0] for (key, _), done in zip(missing, encoded, strict=True)}
-        parts = {key: None if entry is None else parts_of(asked[0], entry, lexicon) for key, entry in entries.items()}
+        scored = self._score_known(asked, keys)
+        hits = sum(key in scored for key in keys)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in scored}
+        sizes = [len(text) for text in missing.values()]
+        done = run_longest_first(partial(self._encode_and_score, asked), list(missing.items()), sizes=sizes)
+        scored |= {key: one for key, one in zip(missing, done, strict=True) if one is not None}
+        found = [scored.get(key) for key in keys]
         return Scores(
-            [None if (part := parts[key]) is None else sum(part) for key in keys],
-            details=[None if (part := parts[key]) is None else part._asdict() for key in keys],
+            [None if one is None else sum(one.parts) for one in found],
+            details=[None if one is None else one.parts._asdict() for one in found],
             usage=Usage(
-                input_tokens=asked[1] + sum(done[1] for done in encoded if done is not None),
+                input_tokens=asked.length + sum(one.tokens for one in scored.values()),
                 cache_hits=hits,
                 cache_misses=len(keys) - hits,
             ),
-            truncated=sum(entry is not None and entry.cut for entry in map(entries.__getitem__, keys)),
-            degraded="deadline" if None in parts.values() else None,
+            truncated=sum(one is not None and one.cut for one in found),
+            degraded="deadline" if None in found else None,
         )
+
+    def _encode_query(self, query: str) -> Query:
+        return query_of(self._encoder().encode(query, max_tokens=self.max_tokens), shared_lexicon())
+
+    def _score_known(self, query: Query, keys: Iterable[bytes]) -> dict[bytes, _Scored]:
+        entries = {key: self._cache.get(key) for key in dict.fromkeys(keys)}
+        lexicon = shared_lexicon()
+        return {key: _Scored(parts_of(query, e, lexicon), e.cut, 0) for key, e in entries.items() if e is not None}
+
+    def _encode_and_score(self, query: Query, item: tuple[bytes, str]) -> _Scored:
+        # What the cache does not keep is gone after this, so that a long list of texts takes no more memory than a short one.
+        key, text = item
+        encoding = self._encoder().encode(text, max_tokens=self.max_tokens)
+        packed = pack(encoding, shared_lexicon())
+        self._cache.put(key, packed)
+        return _Scored(parts_of(query, packed, shared_lexicon()), packed.cut, len(encoding.vectors))
 
     def _encoder(self) -> SentenceEncoder:
         return shared_encoder()
@@ -104,6 +110,13 @@ class Embedded(Backend):
     def __reduce__(self) -> tuple[object, ...]:
         # Options travel, vectors and weights do not.
         return partial(type(self), max_tokens=self.max_tokens, cache_bytes=self.cache_bytes), ()
+
+
+class _Scored(NamedTuple):
+    parts: Parts
+    cut: bool
+    tokens: int
+    """Read for it now; 0 if it was known."""
 
 
 def _in_latin_script(text: str) -> bool:

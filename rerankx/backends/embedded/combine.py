@@ -29,6 +29,8 @@ class Query:
     """[384], unit length."""
     tokens: NDArray[np.float32]
     """[tokens, 384], unit length each; words only, where there are any; without [CLS] and [SEP]."""
+    length: int
+    """How many tokens were read, [CLS] and [SEP] included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,12 @@ def query_of(encoding: Encoding, lexicon: Lexicon) -> Query:
     """Return an encoded query, ready to score with."""
     inner = encoding.vectors[1:-1]
     tells = lexicon.idf[encoding.pieces[: len(inner)]] > 0
-    return Query(encoding.pieces, _unit(encoding.vectors.mean(axis=0)), _unit(inner[tells] if tells.any() else inner))
+    return Query(
+        pieces=encoding.pieces,
+        mean=_unit(encoding.vectors.mean(axis=0)),
+        tokens=_unit(inner[tells] if tells.any() else inner),
+        length=len(encoding.vectors),
+    )
 
 
 def pack(encoding: Encoding, lexicon: Lexicon) -> Packed:
