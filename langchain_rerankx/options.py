@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
 import rerankx
 
@@ -56,16 +56,18 @@ class Options(Mapping[str, object]):
 
 def _mapped(path: str, value: object, change: Callable[[str, object], object]) -> object:
     """Return `value` with `change` applied to everything in it; `path` is the names that lead there."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _mapped(f"{path}.{name}", item, change) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_mapped(path, item, change) for item in value]
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(path, item, change) for item in value) if type(value) in (list, tuple) else value
     return change(path, value)
 
 
 def _masked(path: str, value: object) -> object:
-    return SecretStr(value) if isinstance(value, str) and _SECRET.search(path) else value
+    if not _SECRET.search(path):
+        return value
+    return SecretBytes(value) if isinstance(value, bytes) else SecretStr(value) if isinstance(value, str) else value
 
 
 def _revealed(path: str, value: object) -> object:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
+    return value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value

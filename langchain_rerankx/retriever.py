@@ -111,6 +111,12 @@ def _as_retriever(value: object) -> Runnable[str, list[Document]]:
         return value
     if hasattr(value, "as_retriever"):
         raise TypeError(f"{type(value).__name__} is not a retriever; pass its .as_retriever()")
+    if inspect.isgeneratorfunction(value):  # RunnableLambda would add its documents up
+
+        def gathered(query: str) -> list[Document]:
+            return list(value(query))
+
+        return RunnableLambda(gathered)
     if callable(value):
         return RunnableLambda(value)
     raise TypeError(f"retriever must be a retriever, a Runnable or a function of the query, not {type(value).__name__}")
@@ -281,7 +287,10 @@ def _asking_for(n: int, retriever: Runnable[str, list[Document]]) -> Runnable[st
         ValueError: It has no field that says how many.
     """
     if isinstance(retriever, VectorStoreRetriever):
-        return retriever.model_copy(update={"search_kwargs": {**retriever.search_kwargs, "k": n}})
+        wider = {**retriever.search_kwargs, "k": n}
+        if retriever.search_type == "mmr":  # it chooses k among fetch_k, LangChain's default being 20
+            wider["fetch_k"] = max(n, wider.get("fetch_k", 20))
+        return retriever.model_copy(update={"search_kwargs": wider})
     if isinstance(retriever, BaseRetriever) and (knob := _knob(retriever)):
         return retriever.model_copy(update={knob: n})
     raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -32,7 +33,8 @@ dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger("rerankx")
 
 # What an option's name holds when its value may be a secret, unless that is a number; such options are left out of to_dict().
-_SECRET = ("key", "token", "secret", "password", "auth", "credential")
+# "tokenizer" and its kind name a file.
+_SECRET = re.compile(r"key|token(?!i)|secret|password|credential|auth", re.IGNORECASE)
 
 
 class Rerank(BaseNodePostprocessor):
@@ -254,7 +256,13 @@ def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) 
 
 def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
     return {
-        name: _without_secrets(value) if isinstance(value, Mapping) else value
+        name: _cleaned(value)
         for name, value in options.items()
-        if isinstance(value, int | float | None) or not any(word in str(name).lower() for word in _SECRET)
+        if isinstance(value, int | float | None) or not _SECRET.search(str(name))
     }
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, Mapping):
+        return _without_secrets(value)
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -15,6 +15,7 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llamaindex_rerankx.postprocessor import Rerank
@@ -164,6 +165,8 @@ def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
         raise ValueError(f"candidates must be at least 1, not {candidates}")
     wider: Any = copy.copy(retriever)
     try:
+        if isinstance(retriever, QueryFusionRetriever):  # its own number only cuts what the retrievers inside it bring
+            raise AttributeError
         wider.similarity_top_k  # noqa: B018  (it must be there: setting an attribute that nobody reads would do nothing)
         wider.similarity_top_k = candidates
     except AttributeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TypeVar
 
@@ -33,7 +34,9 @@ def as_list(documents: Iterable[T]) -> list[T]:
 def texts_of(documents: Sequence[T], key: Callable[[T], str] | None) -> list[str]:
     """Return the text of each document: the document itself, or what `key` makes of it."""
     if key is not None and not callable(key):
-        raise TypeError(f"key must be a function of a document, such as lambda d: d[{key!r}], not {type(key).__name__}")
+        raise TypeError(
+            f"key must be a function of a document, such as lambda d: d[{shown(key)}], not {type(key).__name__}"
+        )
     texts = []
     for i, document in enumerate(documents):
         text = document if key is None else key(document)
@@ -51,7 +54,7 @@ def checked_top_n(top_n: int | None) -> int | None:
     if top_n is None:
         return None
     if isinstance(top_n, bool) or not hasattr(top_n, "__index__"):
-        raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
+        raise TypeError(f"top_n must be a whole number or None, not {shown(top_n)}")
     number = operator.index(top_n)
     if number < 1:
         raise ValueError(f"top_n must be at least 1, or None to keep all, not {number}")
@@ -78,7 +81,12 @@ def checked_deadline_s(deadline_s: float | None) -> float | None:
     return number
 
 
+def shown(value: object) -> str:
+    """Return a value cut short, for a message: it may be a document."""
+    return reprlib.repr(value)
+
+
 def _number(name: str, value: object, expected: str) -> float:
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be {expected} or None, not {value!r}")
+        raise TypeError(f"{name} must be {expected} or None, not {shown(value)}")
     return float(value)

@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ class _BadInput(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        _reconfigure(stream, errors="replace")  # not every terminal has arrows
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], None] = args.command
     try:
@@ -37,11 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (_BadInput, OSError, ValueError, TypeError) as error:
         return _fail(error, 2)
-    except RerankxError as error:
+    except (RerankxError, ImportError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _reconfigure(stream: object, *, encoding: str | None = None, errors: str | None = None) -> None:
+    if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook put in its place
+        stream.reconfigure(encoding=encoding, errors=errors)
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -71,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "rerank",
         help="read texts, write them in order",
         description="Read one text per line, or with --jsonl one JSON value per line, and write JSON lines, best first: "
-        '{"rank", "index", "score", "raw_score", "document", "details"}. "index" is the line, from 0.',
+        '{"rank", "index", "score", "raw_score", "document", "details"}. "index" counts the '
+        "texts from 0; with --jsonl blank lines are none.",
     )
     rerank.add_argument("query")
     rerank.add_argument("--file", help="where the texts are (default: standard input)")
@@ -105,7 +114,7 @@ def _reranker(args: argparse.Namespace) -> Reranker:
     for option in args.option:
         name, equals, value = option.partition("=")
         if not equals:
-            raise _BadInput(f"--option takes NAME=VALUE, not {option!r}")
+            raise _BadInput("--option takes NAME=VALUE; what was given has no =")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -114,20 +123,22 @@ def _reranker(args: argparse.Namespace) -> Reranker:
 
 
 def _rerank(args: argparse.Namespace) -> None:
-    for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):  # JSON lines are UTF-8, whatever the terminal is
-            stream.reconfigure(encoding="utf-8", errors=errors)
+    # JSON lines are UTF-8, whatever the terminal is; some tools put a byte order mark before them.
+    _reconfigure(sys.stdin, encoding="utf-8-sig")
+    _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace")
     reranker = _reranker(args)
     if args.file is None:
         documents = _read(sys.stdin, args)
     else:
-        with open(args.file, encoding="utf-8") as lines:
+        with open(args.file, encoding="utf-8-sig") as lines:
             documents = _read(lines, args)
     ranking = reranker.rerank(
         args.query, documents, top_n=args.top_n, min_score=args.min_score, key=lambda document: document[0]
     )
     for hit in ranking:
-        print(json.dumps({**hit_to_dict(hit), "document": hit.document[1]}, ensure_ascii=False))
+        line = json.dumps({**hit_to_dict(hit), "document": hit.document[1]}, ensure_ascii=False)
+        # JSON escapes the control characters below U+0020 only; those above steer a terminal, too.
+        print(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", line))
     if ranking.truncated:
         print(f"rerankx: {ranking.truncated} of {ranking.total} texts were cut to the model's length", file=sys.stderr)
     if ranking.degraded:
@@ -139,13 +150,13 @@ def _read(lines: Iterable[str], args: argparse.Namespace) -> list[tuple[str, obj
     texts = [line.rstrip("\r\n") for line in lines]
     if not args.jsonl:
         return [(text, text) for text in texts]
-    return [_parsed(text, number, args.field) for number, text in enumerate(texts, 1)]
+    return [_parsed(text, number, args.field) for number, text in enumerate(texts, 1) if text.strip()]
 
 
 def _parsed(line: str, number: int, field: str) -> tuple[str, object]:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _BadInput(f"line {number} is not JSON: {error}") from error
     text = document.get(field) if isinstance(document, dict) else document
     if not isinstance(text, str):
@@ -162,6 +173,9 @@ def _backends(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from rerankx import demo
 
+    for name in ("top_n", "candidates"):
+        if getattr(args, name) < 1:
+            raise _BadInput(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
     reranker = _reranker(args)
     if args.question is not None:
         candidates = demo.KeywordSearch(demo.passages())(args.question, args.candidates)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -201,9 +201,14 @@ class Backend(ABC):
         self, query: str, texts: Sequence[str], *, top_n: int | None = None
     ) -> Sequence[float | None] | Scores:
         """Return what `_score` returns. The default runs it in a thread; override it where the work is waiting."""
-        from asyncio import to_thread
+        from asyncio import CancelledError, to_thread
 
-        return await to_thread(self._score, query, texts, top_n=top_n)
+        with _bounded(math.inf) as bound:
+            try:
+                return await to_thread(self._score, query, texts, top_n=top_n)
+            except CancelledError:
+                bound.end = -math.inf  # the thread goes on, but starts nothing more
+                raise
 
     @final
     def score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
@@ -245,7 +250,19 @@ class Backend(ABC):
         return f"<{type(self).__name__} {self.name}:{self.model}>"
 
 
-_deadline: ContextVar[float | None] = ContextVar("rerankx_deadline", default=None)
+class _Bound:
+    """When the caller's time is up; `end` may be moved by the caller, from any thread."""
+
+    __slots__ = ("end", "outer")
+
+    def __init__(self, end: float, outer: _Bound | None) -> None:
+        self.end, self.outer = end, outer
+
+    def nearest(self) -> float:
+        return self.end if self.outer is None else min(self.end, self.outer.nearest())
+
+
+_bound: ContextVar[_Bound | None] = ContextVar("rerankx_bound", default=None)
 
 
 @contextmanager
@@ -254,18 +271,31 @@ def deadline(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    end, outer = time.monotonic() + seconds, _deadline.get()
-    token = _deadline.set(end if outer is None else min(end, outer))
-    try:
+    with _bounded(time.monotonic() + seconds):
         yield
+
+
+@contextmanager
+def _bounded(end: float) -> Iterator[_Bound]:
+    bound = _Bound(end, _bound.get())
+    token = _bound.set(bound)
+    try:
+        yield bound
     finally:
-        _deadline.reset(token)
+        _bound.reset(token)
 
 
 def remaining_s() -> float | None:
     """Return the seconds left of the caller's deadline, below 0 when it has passed; None if there is none."""
-    end = _deadline.get()
-    return None if end is None else end - time.monotonic()
+    bound = _bound.get()
+    end = math.inf if bound is None else bound.nearest()
+    return None if end == math.inf else end - time.monotonic()
+
+
+def out_of_time() -> Callable[[], bool]:
+    """Return a function that says, in any thread, whether the caller's deadline has passed or the caller has gone."""
+    bound = _bound.get()
+    return lambda: bound is not None and bound.nearest() <= time.monotonic()
 
 
 def _texts_to_score(query: str, texts: Sequence[str]) -> list[int]:

@@ -100,9 +100,9 @@ class Reranker:
             query: What to rank by; not blank.
             documents: Strings, or any objects together with `key`. Blank texts are kept, unscored. None at all is fine.
             top_n: Keep that many, at least 1; None keeps all.
-            min_score: Keep those with `score` at or above it, in [0, 1]; applied before `top_n`. Not applied to a
-                result degraded to "input_order" or "fallback", whose scores mean something else: `Ranking.min_score` is
-                then None.
+            min_score: Keep those with `score` at or above it, in [0, 1], so none that was not scored unless it is 0;
+                applied before `top_n`. Not applied to a result degraded to "input_order" or "fallback", whose scores
+                mean something else: `Ranking.min_score` is then None.
             key: Returns the text of a document, as in `sorted`.
 
         Raises:
@@ -288,6 +288,12 @@ class _Job(Generic[T]):
         if self.min_score is not None and scores.degraded in ("input_order", "fallback"):
             logger.warning("min_score=%s is not applied: the result is degraded to %r", self.min_score, scores.degraded)
             return None
+        if self.min_score and scores.degraded is not None:
+            logger.warning(
+                "min_score=%s drops what was not scored, too: the result is degraded to %r",
+                self.min_score,
+                scores.degraded,
+            )
         return self.min_score
 
     def _notify(self, ranking: Ranking[T]) -> None:

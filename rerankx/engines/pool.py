@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from rerankx.interface import remaining_s
+from rerankx.interface import out_of_time, remaining_s
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,7 +27,9 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def run_longest_first(function: Callable[[T], R], items: Sequence[T], *, sizes: Sequence[float]) -> list[R | None]:
-    """Return `function(item)` for every item, in their order; None for those the caller's deadline left no time to start.
+    """Return `function(item)` for every item, in their order; None for those that the deadline left no time for.
+
+    Calls that come together take turns, item by item: a short one does not wait for the end of a long one.
 
     Args:
         function: What to do; must not return None, and must not call this function itself.
@@ -37,32 +39,57 @@ def run_longest_first(function: Callable[[T], R], items: Sequence[T], *, sizes: 
     Raises:
         Exception: What `function` raised first; items not started by then are not started.
     """
-    left = remaining_s()
-    end = math.inf if left is None else time.monotonic() + left
-
-    given_up = False
-
-    def task(item: T) -> R | None:
-        nonlocal given_up
-        if given_up or time.monotonic() >= end:
-            return None
-        try:
-            return function(item)
-        except BaseException:
-            given_up = True
-            raise
-
-    pool = _shared_pool()
-    futures: dict[int, Future[R | None]] = {}
+    if not items:
+        return []
+    work = _Work(function, items, sorted(range(len(items)), key=lambda i: -sizes[i]))
     try:
-        for i in sorted(range(len(items)), key=lambda i: -sizes[i]):
-            futures[i] = pool.submit(task, items[i])
-        done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()  # raises what was raised
-        return [futures[i].result() for i in range(len(items))]
+        for _ in range(min(usable_cores(), len(items))):
+            work.go_on()
+        work.finished.wait(remaining_s())
     finally:
-        given_up = True  # also when this thread was interrupted while it waited
+        work.stopped = True  # also when this thread was interrupted while it waited
+    if work.error is not None:
+        raise work.error
+    return list(work.results)
+
+
+class _Work(Generic[T, R]):
+    """What one call has to do, and what has been done of it."""
+
+    def __init__(self, function: Callable[[T], R], items: Sequence[T], order: Sequence[int]) -> None:
+        self.function, self.items, self.waiting = function, items, deque(order)
+        self.results: list[R | None] = [None] * len(items)
+        self.error: BaseException | None = None
+        self.stopped = False
+        self.finished = threading.Event()
+        self._undone = len(items)
+        self._lock = threading.Lock()
+        self._over = out_of_time()
+
+    def go_on(self) -> None:
+        """Do the next item when its turn comes, behind what other calls already have in the pool's queue."""
+        _shared_pool().submit(self._step)
+
+    def _step(self) -> None:
+        try:
+            if self.stopped or self._over():
+                self.finished.set()
+                return
+            try:
+                i = self.waiting.popleft()
+            except IndexError:
+                return
+            self.results[i] = self.function(self.items[i])
+            with self._lock:
+                self._undone -= 1
+            if self._undone == 0:
+                self.finished.set()
+            elif self.waiting:
+                self.go_on()
+        except BaseException as error:
+            self.error = self.error or error
+            self.stopped = True
+            self.finished.set()
 
 
 def usable_cores() -> int:

@@ -1,5 +1,6 @@
 import math
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,7 +57,8 @@ def test_it_is_no_wider_than_the_cores_it_may_use(monkeypatch):
     monkeypatch.setattr(pool, "_quota", lambda: 1)
     assert pool.usable_cores() == 1
     monkeypatch.setattr(pool, "_quota", lambda: math.inf)
-    assert pool.usable_cores() == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert pool.usable_cores() == cores
 
 
 @pytest.mark.parametrize(("content", "cores"), [("max 100000", math.inf), ("150000 100000", 2), ("50000 100000", 1)])
@@ -79,3 +81,35 @@ def test_a_forked_child_has_a_pool_of_its_own():
     if child == 0:
         os._exit(0 if pool.run_longest_first(lambda n: n + 1, [1], sizes=[1]) == [2] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_short_call_takes_turns_with_a_long_one(monkeypatch):
+    monkeypatch.setattr(pool, "_pool", ThreadPoolExecutor(1))
+    monkeypatch.setattr(pool, "usable_cores", lambda: 1)
+    begun, done = threading.Event(), []
+
+    def slow(n):
+        begun.set()
+        short_is_in.wait(10)
+        done.append(n)
+        return n
+
+    short_is_in = threading.Event()
+    with ThreadPoolExecutor(2) as callers:
+        long = callers.submit(pool.run_longest_first, slow, list(range(20)), sizes=[1] * 20)
+        begun.wait(10)
+        short = callers.submit(pool.run_longest_first, lambda n: done.append(n) or n, ["short"], sizes=[1])
+        while pool._pool._work_queue.qsize() == 0:
+            time.sleep(0.001)
+        short_is_in.set()
+        assert short.result(10) == ["short"]
+        long.result(10)
+    assert done.index("short") <= 2
+
+
+def test_a_deadline_ends_the_wait_for_an_item_that_takes_longer(monkeypatch):
+    monkeypatch.setattr(pool, "_pool", ThreadPoolExecutor(1))
+    go = threading.Event()
+    with deadline(0.05):
+        assert pool.run_longest_first(lambda n: go.wait(10), [1], sizes=[1]) == [None]
+    go.set()

@@ -15,7 +15,7 @@ from rerankx.backends.embedded.vectors import VectorCache, content_key
 from rerankx.catalogue import EMBEDDED
 from rerankx.engines.pool import run_longest_first
 from rerankx.errors import ModelNotFoundError
-from rerankx.interface import Backend, Scale, Scores, Usage
+from rerankx.interface import Backend, Scale, Scores, Usage, out_of_time
 
 logger = logging.getLogger("rerankx")
 
@@ -92,9 +92,13 @@ class Embedded(Backend):
         return query_of(self._encoder().encode(query, max_tokens=self.max_tokens), shared_lexicon())
 
     def _score_known(self, query: Query, keys: Iterable[bytes]) -> dict[bytes, _Scored]:
-        entries = {key: self._cache.get(key) for key in dict.fromkeys(keys)}
-        lexicon = shared_lexicon()
-        return {key: _Scored(parts_of(query, e, lexicon), e.cut, 0) for key, e in entries.items() if e is not None}
+        lexicon, over = shared_lexicon(), out_of_time()
+        scored = {}
+        for key in dict.fromkeys(keys):
+            entry = self._cache.get(key)
+            if entry is not None and not over():
+                scored[key] = _Scored(parts_of(query, entry, lexicon), entry.cut, 0)
+        return scored
 
     def _encode_and_score(self, query: Query, item: tuple[bytes, str]) -> _Scored:
         # What the cache does not keep is gone after this, so that a long list of texts takes no more memory than a short one.

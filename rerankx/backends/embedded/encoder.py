@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 from rerankx.backends.embedded.lexical import DATA, Pieces
 from rerankx.errors import ModelNotFoundError
 
+_PART = 50_000  # characters
 CLS, SEP = 101, 102  # in the vocabulary of tokenizer.json
 POSITIONS = 512
 """The longest sequence the model has positions for, [CLS] and [SEP] included."""
@@ -69,7 +71,20 @@ class SentenceEncoder:
         """Return the ids of the text's word pieces, without special tokens."""
         # The tokenizer takes no lone surrogates. One text at a time also keeps its own threads, which warn after a fork, unused.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        return np.array(self._tokenizer.encode(clean, add_special_tokens=False).ids, np.uint16)
+        ids = [self._tokenizer.encode(part, add_special_tokens=False).ids for part in _parts(clean)]
+        return np.concatenate([np.array(some, np.uint16) for some in ids])
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield the text in parts cut at blanks, where there are any: the tokenizer takes 200 bytes per character at once."""
+    start = 0
+    while start == 0 or start < len(text):
+        end = start + _PART
+        if end < len(text):
+            end = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
+            end = start + _PART if end < 0 else end
+        yield text[start:end]
+        start = end
 
 
 _lock = threading.Lock()

@@ -58,7 +58,7 @@ def bm25(query: Pieces, text: Pieces, lexicon: Lexicon) -> float:
     if not len(terms) or not len(text):
         return 0.0
     weights = lexicon.idf[terms].astype(np.float64)
-    counts = (text[:, None] == terms).sum(axis=0)
+    counts = np.bincount(text, minlength=len(lexicon.idf))[terms]
     saturation = K1 * (1 - B + B * len(text) / lexicon.mean_length)
     return float(weights @ (counts / (counts + saturation)) / weights.sum())
 

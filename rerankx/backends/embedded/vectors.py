@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import weakref
 from collections import OrderedDict
 
 from rerankx.backends.embedded.combine import Packed
@@ -28,6 +30,7 @@ class VectorCache:
         self.nbytes = 0
         self._entries: OrderedDict[bytes, Packed] = OrderedDict()
         self._lock = threading.Lock()
+        _caches.add(self)
 
     def get(self, key: bytes) -> Packed | None:
         """Return the text kept under `key`, now the last to go; None if it is not kept."""
@@ -54,3 +57,20 @@ class VectorCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _renew(self) -> None:
+        self.nbytes = 0
+        self._entries, self._lock = OrderedDict(), threading.Lock()
+
+
+_caches: weakref.WeakSet[VectorCache] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    # The fork may have come in the middle of a put, with the lock held by a thread that the child does not have.
+    for cache in list(_caches):
+        cache._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
