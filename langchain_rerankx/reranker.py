@@ -61,9 +61,9 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         default_factory=Options
     )
     """The backend's own options, a mapping; only with a name. Secrets in it are masked wherever it is shown."""
-    top_n: int | None = Field(default=None, ge=1)
+    top_n: int | None = Field(default=None, ge=1, strict=True)
     """Keep that many; None keeps all."""
-    min_score: float | None = Field(default=None, ge=0, le=1)
+    min_score: float | None = Field(default=None, ge=0, le=1, strict=True)
     """Keep those with at least this score, in [0, 1]; applied before `top_n`."""
     key: Callable[[Document], str] | None = None
     """Returns the text that is scored; None scores `page_content`."""

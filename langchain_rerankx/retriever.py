@@ -146,9 +146,9 @@ class RerankRetriever(BaseRetriever):
         Runnable[RerankInput, list[Document]] | BaseDocumentCompressor, BeforeValidator(_as_reranker)
     ] = Field(default_factory=Reranker)
     """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that."""
-    top_n: int | None = Field(default=None, ge=1)
+    top_n: int | None = Field(default=None, ge=1, strict=True)
     """Keep that many. None = as many as `reranker` keeps; with `candidates`, as many as `base_retriever` returned without it."""
-    candidates: int | None = Field(default=None, ge=1)
+    candidates: int | None = Field(default=None, ge=1, strict=True)
     """How many to ask `base_retriever` for; None leaves it alone."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
@@ -226,6 +226,8 @@ class RerankRetriever(BaseRetriever):
 
     def _keep(self, top_n: int | None, kwargs: Mapping[str, object]) -> int | None:
         """Return how many to keep, None for what the reranker says; and say so, once, if that leaves nothing to choose from."""
+        if isinstance(top_n, bool | str | float):
+            raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
         if top_n is not None and top_n < 1:
             raise ValueError(f"top_n must be at least 1, or None to keep all, not {top_n}")
         top_n = self.top_n if top_n is None else top_n

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypeVar, final
+from typing import ClassVar, Literal, TypeVar, final, get_args
 
 from rerankx.arguments import check_query
 from rerankx.errors import BackendError, ReplyError, RerankxError
@@ -55,6 +55,19 @@ class Scale:
     PROBABILITY: ClassVar[Scale]
     RANK: ClassVar[Scale]
     UNKNOWN: ClassVar[Scale]
+
+    def __post_init__(self) -> None:
+        bounds = {"probability": (0.0, 1.0), "logit": (-math.inf, math.inf)}
+        if self.kind not in (*bounds, "similarity", "rank", "unknown"):
+            raise ValueError(
+                f"no scale {self.kind!r}; take Scale.LOGIT, PROBABILITY, RANK, UNKNOWN or similarity(low, high)"
+            )
+        if self.kind == "similarity" and not (
+            math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+        ):
+            raise ValueError(f"similarity bounds must be finite with low < high, not {self.low!r} and {self.high!r}")
+        if (self.low, self.high) != bounds.get(self.kind, (self.low, self.high)):
+            raise ValueError(f"scale {self.kind} has the bounds {bounds[self.kind]}, not {(self.low, self.high)}")
 
     @staticmethod
     def similarity(low: float, high: float) -> Scale:
@@ -349,6 +362,12 @@ def _checked(
     details = None if scores.details is None else tuple(spread(scores.details, "details"))
     if not all(detail is None or isinstance(detail, Mapping) for detail in details or ()):
         raise ReplyError(f"{where} returned details that are neither a mapping nor None")
+    for name, expected in (("usage", Usage), ("truncated", int)):
+        if not isinstance(getattr(scores, name), expected):
+            kind = type(getattr(scores, name)).__name__
+            raise ReplyError(f"{where}: {name} is a {kind}; expected {expected.__name__}")
+    if scores.degraded not in (None, *get_args(Degraded)):
+        raise ReplyError(f"{where} returned degraded={str(scores.degraded)[:40]!r}; known: {get_args(Degraded)}")
     return replace(
         scores, values=tuple(values), order=order, details=details, attempts=tuple(scores.attempts), scale=scale,
         elapsed_ms=elapsed_ms,

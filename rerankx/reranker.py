@@ -100,9 +100,9 @@ class Reranker:
             query: What to rank by; not blank.
             documents: Strings, or any objects together with `key`. Blank texts are kept, unscored. None at all is fine.
             top_n: Keep that many, at least 1; None keeps all.
-            min_score: Keep those with `score` at or above it, in [0, 1], so none that was not scored unless it is 0;
-                applied before `top_n`. Not applied to a result degraded to "input_order" or "fallback", whose scores
-                mean something else: `Ranking.min_score` is then None.
+            min_score: Keep those with `score` at or above it, in [0, 1]; applied before `top_n`. What a degraded result
+                left unscored is kept, last. Not applied to a result degraded to "input_order" or "fallback", whose
+                scores mean something else: `Ranking.min_score` is then None.
             key: Returns the text of a document, as in `sorted`.
 
         Raises:
@@ -266,7 +266,8 @@ class _Job(Generic[T]):
         hits = [hit(position, index) for position, index in enumerate(order)]
         min_score = self._applicable_min_score(scores)
         if min_score is not None:
-            hits = [h for h in hits if h.score >= min_score]
+            # What a degraded result did not get to may be good: nobody knows, so it stays, last.
+            hits = [h for h in hits if h.score >= min_score or (h.raw_score is None and scores.degraded)]
         ranking = Ranking(
             hits=tuple(hits[: self.top_n]),
             query=self.query,
@@ -285,15 +286,10 @@ class _Job(Generic[T]):
         return ranking
 
     def _applicable_min_score(self, scores: Scores) -> float | None:
-        if self.min_score is not None and scores.degraded in ("input_order", "fallback"):
+        absolute = (scores.scale or self.backend.scale).absolute
+        if self.min_score is not None and (scores.degraded in ("input_order", "fallback") or not absolute):
             logger.warning("min_score=%s is not applied: the result is degraded to %r", self.min_score, scores.degraded)
             return None
-        if self.min_score and scores.degraded is not None:
-            logger.warning(
-                "min_score=%s drops what was not scored, too: the result is degraded to %r",
-                self.min_score,
-                scores.degraded,
-            )
         return self.min_score
 
     def _notify(self, ranking: Ranking[T]) -> None:

@@ -237,10 +237,20 @@ def test_min_score_is_not_applied_to_a_fallback(caplog):
 
 
 @pytest.mark.parametrize("degraded", ["deadline", "incomplete"])
-def test_min_score_is_applied_where_scores_mean_what_they_say(degraded):
+def test_min_score_keeps_what_a_degraded_result_did_not_get_to(degraded):
     reply = Scores([0.1, 0.95, None], degraded=degraded)
     ranking = replying(reply, scale=Scale.PROBABILITY).rerank("q", letters(3), min_score=0.9)
-    assert (ranking.documents, ranking.min_score) == (["b"], 0.9)
+    assert (ranking.documents, ranking.min_score) == (["b", "c"], 0.9)
+
+
+def test_min_score_drops_what_the_backend_declined_to_score():
+    ranking = replying(Scores([0.95, None]), scale=Scale.PROBABILITY).rerank("q", letters(2), min_score=0.9)
+    assert ranking.documents == ["a"]
+
+
+def test_min_score_is_not_applied_to_scores_that_came_as_an_order():
+    ranking = replying(Scores([1, 2], scale=Scale.RANK), scale=Scale.PROBABILITY).rerank("q", letters(2), min_score=0.9)
+    assert (ranking.documents, ranking.min_score) == (["b", "a"], None)
 
 
 # Documents

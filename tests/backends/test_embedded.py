@@ -1,6 +1,8 @@
 import hashlib
 import multiprocessing
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
@@ -111,7 +113,7 @@ def test_a_query_in_a_script_that_it_cannot_read_is_ranked_with_one_warning(capl
     assert "reads English" in caplog.text
 
 
-@pytest.mark.parametrize("query", ["naïve café, ça va?", "β-blockers and 5 µm", "42 %", "🙂"])
+@pytest.mark.parametrize("query", ["naïve café, ça va?", "β-blockers and 5 µm", "42 %"])
 def test_a_query_in_latin_script_or_without_letters_is_no_reason_to_warn(query, caplog):
     Reranker().rerank(query, TEXTS)
     assert not caplog.records
@@ -285,6 +287,56 @@ def _score_in_child(texts: list[str]) -> list[float | None]:
     return list(Embedded().score("cat", texts).values)
 
 
+def test_a_long_text_is_read_in_parts_as_it_is_read_whole(monkeypatch):
+    from rerankx.backends.embedded import encoder
+
+    text = "Refunds, naïve café:\n退款 takes ten days. " * 300 + "x" * 3000
+    whole = shared_encoder().pieces(text)
+    monkeypatch.setattr(encoder, "_PART", 997)
+    # The run of letters at the end, longer than a part and than any word, may be cut anywhere.
+    assert list(shared_encoder().pieces(text)[:3600]) == list(whole[:3600])
+    assert "".join(encoder._parts(text)) == text
+
+
+def test_a_cancelled_call_starts_nothing_more():
+    import asyncio
+    import threading
+
+    backend, begun, encoded = Embedded(cache_bytes=0), threading.Event(), []
+    real = backend._encode_and_score
+
+    def counted(query, item):
+        encoded.append(item)
+        begun.set()
+        return real(query, item)
+
+    backend._encode_and_score = counted
+
+    async def cancel() -> int:
+        task = asyncio.create_task(backend.ascore("cat", [f"{'word ' * 200}{i}" for i in range(500)]))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(encoded)
+
+    at_once = asyncio.run(cancel())  # waits for the thread, too
+    assert len(encoded) <= at_once + 4 < 500
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_the_cache_was_locked_does_not_wait_for_it():
+    backend = Embedded()
+    backend.score("cat", TEXTS)
+    with backend._cache._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if None not in backend.score("cat", TEXTS).values else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_process_scores_as_its_parent(method):
@@ -351,7 +403,15 @@ def test_maxsim_leaves_out_query_tokens_that_are_no_words():
     query = query_of(Encoding(_pieces(1, 0), encoding.vectors, False), LEXICON)
     assert len(query.tokens) == 1
     only_signs = query_of(Encoding(_pieces(0, 0), encoding.vectors, False), LEXICON)
-    assert len(only_signs.tokens) == 2
+    assert len(only_signs.tokens) == 0
+
+
+@pytest.mark.parametrize("query", ["?! ...", "🚗", "ขอเงินคืนอย่างไร"])
+def test_a_query_without_a_word_it_knows_leaves_the_texts_unscored_and_says_so(query, caplog):
+    ranking = Reranker().rerank(query, ["🚕", "ขอเงินคืน", "refund"], min_score=0.4)
+    assert ranking.degraded == "incomplete"
+    assert [hit.raw_score for hit in ranking] == [None] * 3
+    assert "knows no word of this query" in caplog.text
 
 
 def test_maxsim_of_a_query_without_any_token_is_nothing():

@@ -26,17 +26,21 @@ def test_nothing_is_nothing():
     assert pool.run_longest_first(lambda n: n, [], sizes=[]) == []
 
 
-def test_what_the_deadline_left_no_time_to_start_is_none(monkeypatch):
+def test_what_the_deadline_left_no_time_for_is_none(monkeypatch):
     monkeypatch.setattr(pool, "_pool", ThreadPoolExecutor(1))
+    started = []
 
     def work(n):
-        while remaining[0] - time.monotonic() > 0:  # the first item outlives the deadline
+        started.append(n)
+        while n == 2 and remaining[0] - time.monotonic() > -0.01:  # the second item outlives the deadline
             time.sleep(0.001)
         return n
 
-    with deadline(0.05):
-        remaining = [time.monotonic() + 0.05]
+    with deadline(0.2):
+        remaining = [time.monotonic() + 0.2]
         assert pool.run_longest_first(work, [1, 2, 3], sizes=[3, 2, 1]) == [1, None, None]
+    pool._pool.shutdown(wait=True)
+    assert started == [1, 2]
 
 
 def test_the_first_error_is_raised_and_the_rest_is_not_started(monkeypatch):

@@ -28,7 +28,8 @@ class Embedded(Backend):
 
     Pointwise, SIMILARITY in [0, 1]. Texts are encoded once and kept, so a passage seen again costs a fraction of a
     millisecond. `Hit.details` holds the three parts that add up to a score: "cosine", "maxsim" and "lexical" (see
-    `combine`). English only: a query in another script is ranked too, with one warning.
+    `combine`). English only: a query in another script is ranked with a warning, one of which the vocabulary has no word
+    leaves the texts unscored, `degraded="incomplete"`.
 
     Args:
         model: "all-MiniLM-L6-v2", the only one there is.
@@ -64,10 +65,16 @@ class Embedded(Backend):
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         if not self._warned and not _in_latin_script(query):
             self._warned = True
-            logger.warning("the embedded model reads English; in the script of this query it does more harm than good")
+            logger.warning(
+                "the embedded model reads English; the order it gives to a query in this script means little"
+            )
         (asked,) = run_longest_first(self._encode_query, [query], sizes=[1])
         if asked is None:
             return Scores([None] * len(texts), degraded="deadline")
+        if not len(asked.tokens):
+            # Characters that the vocabulary lacks all look alike: a score would say that everything is similar.
+            logger.warning("the embedded model knows no word of this query; the documents stay unscored")
+            return Scores([None] * len(texts), degraded="incomplete")
         keys = [content_key(text) for text in texts]
         scored = self._score_known(asked, keys)
         hits = sum(key in scored for key in keys)

@@ -28,7 +28,7 @@ class Query:
     mean: NDArray[np.float32]
     """[384], unit length."""
     tokens: NDArray[np.float32]
-    """[tokens, 384], unit length each; words only, where there are any; without [CLS] and [SEP]."""
+    """[tokens, 384], unit length each; words only, so none for a query of signs or of characters that are not known."""
     length: int
     """How many tokens were read, [CLS] and [SEP] included."""
 
@@ -71,7 +71,7 @@ def query_of(encoding: Encoding, lexicon: Lexicon) -> Query:
     return Query(
         pieces=encoding.pieces,
         mean=_unit(encoding.vectors.mean(axis=0)),
-        tokens=_unit(inner[tells] if tells.any() else inner),
+        tokens=_unit(inner[tells]),
         length=len(encoding.vectors),
     )
 
