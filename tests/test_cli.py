@@ -185,3 +185,42 @@ def test_text_that_is_not_utf_8_is_named(tmp_path, capsys):
     (tmp_path / "texts").write_bytes(b"caf\xe9\n")
     assert main(["rerank", "q", "--file", str(tmp_path / "texts")]) == 2
     assert "utf-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["demo", "pause my plan"], ["backends"]])
+def test_a_terminal_that_has_no_arrows_is_no_obstacle(argv):
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-m", "rerankx.cli", *argv], capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, capsys):
+    (tmp_path / "texts").write_bytes(b'\xef\xbb\xbf"a cat"\n\n"a dog"\n')
+    assert main(["rerank", "cat", "--jsonl", "--file", str(tmp_path / "texts")]) == 0
+    assert [(r["index"], r["document"]) for r in rows(capsys)] == [(0, "a cat"), (1, "a dog")]
+
+
+def test_json_too_deep_to_read_is_named(stdin, capsys):
+    stdin("[" * 200_000 + "\n")
+    assert main(["rerank", "q", "--jsonl"]) == 2
+    assert "line 1 is not JSON" in capsys.readouterr().err
+
+
+def test_control_characters_of_a_text_do_not_reach_the_terminal(stdin, capsys):
+    stdin("a\x9b31m b\x7f\n")
+    assert main(["rerank", "q"]) == 0
+    out = capsys.readouterr().out
+    assert not {"\x9b", "\x7f"} & set(out)
+    assert json.loads(out)["document"] == "a\x9b31m b\x7f"
+
+
+@pytest.mark.parametrize("option", ["--top-n", "--candidates"])
+def test_the_demo_needs_at_least_one(option, capsys):
+    assert main(["demo", "q", option, "0"]) == 2
+    assert f"{option} must be at least 1" in capsys.readouterr().err
+
+
+def test_an_option_without_a_value_is_not_repeated(stdin, capsys):
+    stdin("a\n")
+    assert main(["rerank", "q", "--option", "sk-secret"]) == 2
+    assert "sk-secret" not in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -221,3 +223,14 @@ def test_importing_rerankx_resolves_nothing_yet():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.skipif(not (ROOT / ".ci" / "floor.txt").is_file(), reason="the sources are not here")
+def test_the_oldest_versions_that_are_tried_are_those_that_are_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["langchain"], *extras["llamaindex"]]
+    floors = dict(re.match(r"([a-z-]+)>=([0-9.]+)", line).groups() for line in declared)
+    tried = dict(line.split("==") for line in (ROOT / ".ci" / "floor.txt").read_text("utf-8").split())
+    assert tried.keys() == floors.keys()
+    assert all(tried[name].startswith(floor) for name, floor in floors.items())

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
 
+from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
@@ -458,3 +459,31 @@ def test_an_error_is_raised(invoke):
 def test_on_error_input_order_returns_what_was_retrieved(invoke):
     retriever = rerank(base(), FakeBackend(error=rerankx.BackendError("down")), on_error="input_order", top_n=2)
     assert pages(invoke(retriever, QUESTION)) == PAGES[:2]
+
+
+def test_candidates_reach_a_retriever_that_chooses_for_diversity():
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+    from langchain_core.vectorstores import InMemoryVectorStore
+
+    pytest.importorskip("numpy", reason="LangChain's in-memory store needs it")
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    store.add_texts([f"text {i}" for i in range(60)])
+    base = store.as_retriever(search_type="mmr")
+    assert len(rerank(base, FakeBackend(), candidates=50, top_n=50).invoke("text")) == 50
+    assert base.search_kwargs == {}
+
+
+def test_a_generator_function_is_a_retriever_too():
+    def search(query):
+        yield Document("a")
+        yield Document(query)
+
+    assert [d.page_content for d in rerank(search, FakeBackend()).invoke("q")] == ["q", "a"]
+
+
+@pytest.mark.parametrize("top_n", [True, "2", 1.0])
+def test_top_n_is_a_whole_number(top_n):
+    with pytest.raises(ValidationError, match="top_n"):
+        rerank(lambda query: [], FakeBackend(), top_n=top_n)
+    with pytest.raises(TypeError, match="top_n must be a whole number"):
+        rerank(lambda query: [], FakeBackend()).invoke("q", top_n=top_n)

@@ -129,3 +129,14 @@ def test_a_key_does_not_go_to_json(named):
 def test_options_are_read_only(named):
     with pytest.raises(TypeError, match="does not support item assignment"):
         secretive().options["weight"] = 3.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"api_keys": ("s3cr3t",)}, {"api_key": b"s3cr3t"}, {"headers": [{"Authorization": "s3cr3t"}]}]
+)
+def test_a_secret_is_masked_in_whatever_holds_it(options):
+    from langchain_rerankx.options import Options
+
+    held = Options(options)
+    assert "s3cr3t" not in repr(held)
+    assert "s3cr3t" not in str(dict(held))

@@ -204,3 +204,9 @@ def test_query_bundles_reach_the_reranker_unchanged(retrieve):
     backend = Overlap()
     retrieve(RerankRetriever(Fixed(retrieved()), backend), QueryBundle("one", custom_embedding_strs=["two"]))
     assert backend.calls[-1].query == "one"
+
+
+def test_candidates_for_a_fusion_retriever_are_refused_since_its_own_number_only_cuts():
+    fusion = QueryFusionRetriever([index_of().as_retriever()], llm=llm(), num_queries=1)
+    with pytest.raises(TypeError, match="QueryFusionRetriever has no similarity_top_k for candidates=20"):
+        rerank(fusion, Overlap(), candidates=20)

@@ -127,3 +127,10 @@ def test_a_reranked_node_goes_to_a_dict_and_through_pickle():
 def test_an_option_that_is_a_number_is_no_secret_whatever_its_name():
     reranker = Rerank("embedded", max_tokens=128)
     assert Rerank.from_dict(reranker.to_dict())._reranker.backend.max_tokens == 128
+
+
+def test_secrets_in_lists_stay_out_and_a_tokenizer_is_none():
+    from llamaindex_rerankx.postprocessor import _without_secrets
+
+    options = {"headers": [{"api_key": "s3cr3t", "team": "search"}], "tokenizer": "tok.json"}
+    assert _without_secrets(options) == {"headers": [{"team": "search"}], "tokenizer": "tok.json"}
