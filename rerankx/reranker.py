@@ -288,7 +288,8 @@ class _Job(Generic[T]):
     def _applicable_min_score(self, scores: Scores) -> float | None:
         absolute = (scores.scale or self.backend.scale).absolute
         if self.min_score is not None and (scores.degraded in ("input_order", "fallback") or not absolute):
-            logger.warning("min_score=%s is not applied: the result is degraded to %r", self.min_score, scores.degraded)
+            reason = f"degraded to {scores.degraded!r}" if scores.degraded else "only an order"
+            logger.warning("min_score=%s is not applied: the result is %s", self.min_score, reason)
             return None
         return self.min_score
 

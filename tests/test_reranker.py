@@ -248,9 +248,10 @@ def test_min_score_drops_what_the_backend_declined_to_score():
     assert ranking.documents == ["a"]
 
 
-def test_min_score_is_not_applied_to_scores_that_came_as_an_order():
+def test_min_score_is_not_applied_to_scores_that_came_as_an_order(caplog):
     ranking = replying(Scores([1, 2], scale=Scale.RANK), scale=Scale.PROBABILITY).rerank("q", letters(2), min_score=0.9)
     assert (ranking.documents, ranking.min_score) == (["b", "a"], None)
+    assert "min_score=0.9 is not applied: the result is only an order" in caplog.text
 
 
 # Documents
