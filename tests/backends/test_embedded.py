@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerankx import ModelNotFoundError, Reranker
+from rerankx import DeadlineError, ModelNotFoundError, Reranker
 from rerankx.backends.embedded import Embedded
 from rerankx.backends.embedded.combine import (
     COSINE,
@@ -452,3 +452,41 @@ def test_a_hit_says_what_its_score_is_made_of():
 def test_a_text_that_is_the_query_scores_near_the_top():
     (score,) = Embedded().score(TEXTS[0], [TEXTS[0]]).values
     assert 0.85 < score <= 1
+
+
+# Vectors for others
+
+
+def test_embed_gives_the_vectors_whose_product_is_the_cosine_of_a_score():
+    backend = Embedded()
+    asked, *found = backend.embed(["where does a cat rest?", *TEXTS])
+    details = backend.score("where does a cat rest?", TEXTS).details
+    assert np.allclose([COSINE * float(asked @ one) for one in found], [d["cosine"] for d in details], atol=1e-6)
+
+
+def test_embed_gives_one_vector_of_length_one_per_text_in_their_order():
+    backend = Embedded()
+    texts = [TEXTS[1], "", TEXTS[0], TEXTS[1], "\U0001f600 \ud83d"]
+    vectors = backend.embed(texts)
+    assert (vectors.shape, vectors.dtype) == ((5, 384), np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert (vectors[0] == vectors[3]).all()
+    assert (vectors[2] == backend.embed([TEXTS[0]])[0]).all()
+    assert backend.embed([]).shape == (0, 384)
+
+
+def test_embed_and_score_share_what_they_know():
+    backend = Embedded()
+    backend.embed(TEXTS)
+    assert backend.score("cats", TEXTS).usage.cache_hits == 3
+
+
+@pytest.mark.parametrize(("texts", "said"), [("one", "one string"), (["a", None], "text 1 is NoneType")])
+def test_embed_takes_a_list_of_strings(texts, said):
+    with pytest.raises(TypeError, match=said):
+        Embedded().embed(texts)
+
+
+def test_embed_that_cannot_finish_in_time_is_an_error():
+    with deadline(1e-9), pytest.raises(DeadlineError, match="of 3 texts"):
+        Embedded().embed(TEXTS)

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rerankx.backends.embedded.combine import Parts, Query, pack, parts_of, query_of
-from rerankx.backends.embedded.encoder import POSITIONS, SentenceEncoder, shared_encoder
+from rerankx.backends.embedded.encoder import DIMENSIONS, POSITIONS, SentenceEncoder, shared_encoder
 from rerankx.backends.embedded.lexical import shared_lexicon
 from rerankx.backends.embedded.vectors import VectorCache, content_key
 from rerankx.catalogue import EMBEDDED
 from rerankx.engines.pool import run_longest_first
-from rerankx.errors import ModelNotFoundError
+from rerankx.errors import DeadlineError, ModelNotFoundError
 from rerankx.interface import Backend, Scale, Scores, Usage, out_of_time
 
 logger = logging.getLogger("rerankx")
@@ -95,6 +98,29 @@ class Embedded(Backend):
             degraded="deadline" if None in found else None,
         )
 
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the texts' vectors, [n, 384] and each of length 1: for a first stage, or to find what is alike.
+
+        The mean of a text's token vectors, from the same encoder and cache that score: the product of two of them is the cosine
+        that a score is made of.
+
+        Raises:
+            TypeError: `texts` is one string, or holds something else than strings.
+            DeadlineError: The deadline around the call has passed.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; pass a list of strings")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {i} is {type(text).__name__}, not a string")
+        keys = [content_key(text) for text in texts]
+        items = dict(zip(keys, texts, strict=True))
+        made = run_longest_first(self._mean, list(items.items()), sizes=[len(text) for text in items.values()])
+        means = {key: mean for key, mean in zip(items, made, strict=True) if mean is not None}
+        if len(means) < len(items):
+            raise DeadlineError(f"the deadline passed with {len(means)} of {len(items)} texts encoded")
+        return np.array([means[key] for key in keys], np.float32).reshape(len(keys), DIMENSIONS)
+
     def _encode_query(self, query: str) -> Query:
         return query_of(self._encoder().encode(query, max_tokens=self.max_tokens), shared_lexicon())
 
@@ -114,6 +140,14 @@ class Embedded(Backend):
         packed = pack(encoding, shared_lexicon())
         self._cache.put(key, packed)
         return _Scored(parts_of(query, packed, shared_lexicon()), packed.cut, len(encoding.vectors))
+
+    def _mean(self, item: tuple[bytes, str]) -> NDArray[np.float32]:
+        key, text = item
+        entry = self._cache.get(key)
+        if entry is None:
+            entry = pack(self._encoder().encode(text, max_tokens=self.max_tokens), shared_lexicon())
+            self._cache.put(key, entry)
+        return entry.mean
 
     def _encoder(self) -> SentenceEncoder:
         return shared_encoder()

@@ -18,6 +18,8 @@ from rerankx.errors import ModelNotFoundError
 
 _PART = 50_000  # characters
 CLS, SEP = 101, 102  # in the vocabulary of tokenizer.json
+DIMENSIONS = 384
+"""The length of a token's vector."""
 POSITIONS = 512
 """The longest sequence the model has positions for, [CLS] and [SEP] included."""
 
