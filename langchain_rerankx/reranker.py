@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Literal
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -13,11 +16,15 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
 
 import rerankx
 from langchain_rerankx.options import Options
+
+if TYPE_CHECKING:
+    from langchain_core.cross_encoders import BaseCrossEncoder
 
 
 class RerankInput(TypedDict):
@@ -43,8 +50,13 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         Reranker("embedded", top_n=5).invoke({"query": "how do I get my money back?", "documents": documents})
 
     What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
-    changed. Every call is one run of type "chain" in the trace, with backend, model, counts, time and `degraded` in its metadata.
+    changed (what is nested in their metadata is shared, not copied). Every call is one run of type "chain" in the trace, with
+    backend, model, counts, time, usage and `degraded` in its metadata, and every attempt that failed is a failed run beneath it.
     For "first retrieve, then rerank" in one object: `rerank(retriever, ...)`.
+
+    Args:
+        backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a `rerankx.Reranker`.
+        **fields: The fields below. With a name, every other keyword is an option of the backend, as in `rerankx.Reranker`.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -53,19 +65,21 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         pydantic.ValidationError: A field that does not exist, or a value out of its range.
     """
 
-    backend: str | rerankx.Backend | rerankx.Reranker = "embedded"
+    backend: Annotated[
+        str | rerankx.Backend | rerankx.Reranker, WithJsonSchema({"type": "string", "default": "embedded"})
+    ] = "embedded"
     """A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a `rerankx.Reranker`."""
     model: str | None = None
     """Which of the backend's models; only with a name that does not say."""
-    options: Annotated[Options, BeforeValidator(_as_options), PlainSerializer(_as_dict)] = Field(
-        default_factory=Options
-    )
+    options: Annotated[
+        Options, BeforeValidator(_as_options), PlainSerializer(_as_dict), WithJsonSchema({"type": "object"})
+    ] = Field(default_factory=Options)
     """The backend's own options, a mapping; only with a name. Secrets in it are masked wherever it is shown."""
     top_n: int | None = Field(default=None, ge=1, strict=True)
     """Keep that many; None keeps all."""
     min_score: float | None = Field(default=None, ge=0, le=1, strict=True)
     """Keep those with at least this score, in [0, 1]; applied before `top_n`."""
-    key: Callable[[Document], str] | None = None
+    key: SkipJsonSchema[Callable[[Document], str] | None] = None
     """Returns the text that is scored; None scores `page_content`."""
     score_key: str | None = "relevance_score"
     """Where the score goes in the metadata, over what is there; None writes none."""
@@ -73,15 +87,38 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
     deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds for one reranking; None = no bound."""
-    on_ranking: Callable[[rerankx.Ranking[Document]], object] | None = None
+    on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = None
     """Called with every `rerankx.Ranking`."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     def __init__(self, backend: str | rerankx.Backend | rerankx.Reranker = "embedded", **fields: object) -> None:
+        if isinstance(backend, str):
+            fields = _with_options(fields)
         super().__init__(backend=backend, **fields)  # type: ignore[call-arg] # mypy looks at the first base alone
         # A wrong name, option or threshold is told here, not with the first query.
-        self._core().check(min_score=self.min_score)
+        try:
+            self._core().check(min_score=self.min_score)
+        except TypeError as error:
+            if near := _nearest_field(self.options):
+                raise TypeError(f"{error}{near}") from error
+            raise
+
+    @classmethod
+    def from_cross_encoder(
+        cls, model: BaseCrossEncoder, *, scale: rerankx.Scale = rerankx.Scale.UNKNOWN, **fields: object
+    ) -> Self:
+        """Return a reranker over a cross-encoder of LangChain's, such as `HuggingFaceCrossEncoder`.
+
+        Args:
+            model: Scores pairs of query and text, one number each, higher is better.
+            scale: What its scores are, such as `rerankx.Scale.LOGIT`. It does not say so itself; with UNKNOWN they are an order,
+                and `min_score` is refused.
+            **fields: As of `Reranker`.
+        """
+        from langchain_rerankx.cross_encoder import CrossEncoder
+
+        return cls(CrossEncoder(model, scale=scale), **fields)
 
     def invoke(  # type: ignore[override] # any other keyword is a mistake, and Python says so
         self, input: RerankInput, config: RunnableConfig | None = None, *, top_n: int | None = None
@@ -136,11 +173,22 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         """Return the package, so that what was dumped outlives a move of this file."""
         return ["langchain_rerankx"]
 
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """Return the options that are keys, and the names under which `load` looks for them in its `secrets_map`."""
+        if not isinstance(self.backend, str):
+            return {}
+        name = self.backend.partition(":")[0]
+        return {option: _variable(name, option) for option, held in self.options.items() if isinstance(held, SecretStr)}
+
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """Return what `dumpd` writes, from which `load` makes an equal reranker."""
         dumped = super().to_json()
         if dumped["type"] == "constructor" and "options" in dumped["kwargs"]:
-            dumped["kwargs"]["options"] = dict(self.options)
+            secrets = self.lc_secrets
+            kept = {option: held for option, held in self.options.items() if option not in secrets}
+            marks = {option: {"lc": 1, "type": "secret", "id": [name]} for option, name in secrets.items()}
+            dumped["kwargs"] = {**dumped["kwargs"], "options": kept, **marks}
         return dumped
 
     def _core(self) -> rerankx.Reranker:
@@ -219,9 +267,43 @@ class _Call:
         ]
 
 
+def _with_options(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields, with those that `Reranker` does not have among the options.
+
+    Raises:
+        TypeError: An option is also in `options`.
+    """
+    own = {name: value for name, value in fields.items() if name in Reranker.model_fields}
+    if len(own) == len(fields):
+        return own  # the options as they are: a Runnable with configurable fields hands on the backend that is in them
+    rest = {name: value for name, value in fields.items() if name not in own}
+    options = own.get("options")
+    options = dict(options) if isinstance(options, Mapping) else {}
+    if twice := sorted(rest.keys() & options.keys()):
+        raise TypeError(f"{', '.join(twice)} given twice, as a keyword and in options")
+    return {**own, "options": {**options, **rest}}
+
+
+def _nearest_field(names: Iterable[str]) -> str:
+    """Return "; did you mean ..." for the first of the names that is nearly one of `Reranker`'s fields, else nothing."""
+    near = [get_close_matches(name, Reranker.model_fields, n=1, cutoff=0.75) for name in names]
+    return next((f"; Reranker itself has {found[0]!r}" for found in near if found), "")
+
+
+def _variable(backend: str, option: str) -> str:
+    """Return the name of an environment variable, as providers write it: COHERE_API_KEY, JINA_API_KEY."""
+    name = re.sub(r"\W", "_", f"{backend}_{option}".upper())
+    return name.replace("_API_API_", "_API_")
+
+
 def _outcome(ranking: rerankx.Ranking[Document]) -> dict[str, object]:
-    """Return what is known only afterwards. Tracers keep the run's own metadata dict, so what is added to it reaches them."""
+    """Return what is known only afterwards. Tracers keep the run's own metadata dict, so what is added to it reaches them.
+
+    Of usage and cut texts what is 0 is left out, and None, which says not known, is not.
+    """
+    spent = {"truncated": ranking.truncated, **asdict(ranking.usage)}
     return {
+        **{f"rerankx_{name}": value for name, value in spent.items() if value != 0},
         "rerankx_documents_out": len(ranking),
         "rerankx_elapsed_ms": round(ranking.elapsed_ms, 3),
         "rerankx_degraded": ranking.degraded,

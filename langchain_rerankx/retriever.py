@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -15,14 +14,13 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
-from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
-from langchain_core.vectorstores import VectorStoreRetriever
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.utils import ConfigurableFieldSpec, Input, Output, get_unique_config_specs
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 import rerankx
+from langchain_rerankx.candidates import asking_for, hint_at_nothing_to_choose_from, is_dynamic, own_number
 from langchain_rerankx.reranker import Reranker, RerankInput, not_default
-
-logger = logging.getLogger("langchain_rerankx")
 
 
 def rerank(
@@ -140,10 +138,14 @@ class RerankRetriever(BaseRetriever):
     `configurable` part of the config.
     """
 
-    base_retriever: Annotated[Runnable[str, list[Document]], BeforeValidator(_as_retriever)]
+    base_retriever: Annotated[
+        Runnable[str, list[Document]], BeforeValidator(_as_retriever), WithJsonSchema({"type": "object"})
+    ]
     """Where the candidates come from; a function of the query becomes a `RunnableLambda`."""
     reranker: Annotated[
-        Runnable[RerankInput, list[Document]] | BaseDocumentCompressor, BeforeValidator(_as_reranker)
+        Runnable[RerankInput, list[Document]] | BaseDocumentCompressor,
+        BeforeValidator(_as_reranker),
+        WithJsonSchema({"type": ["string", "object"], "default": "embedded"}),
     ] = Field(default_factory=Reranker)
     """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that."""
     top_n: int | None = Field(default=None, ge=1, strict=True)
@@ -153,12 +155,10 @@ class RerankRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
-    _hinted: bool = PrivateAttr(default=False)
-
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
         if self.candidates is not None:
-            _asking_for(self.candidates, self.base_retriever)
+            asking_for(self.candidates, self.base_retriever)
         return self
 
     # BaseRetriever keeps the config to itself: what belongs further down is handed to the methods below.
@@ -186,18 +186,12 @@ class RerankRetriever(BaseRetriever):
         passed_down: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        config, top_n = _under(run_manager.get_child(), passed_down), self._keep(top_n, kwargs)
-        documents = _as_documents(self._source().invoke(query, config, **kwargs))
+        call = _Call(self, _under(run_manager.get_child(), passed_down), top_n, kwargs)
+        documents = _as_documents(call.source.invoke(query, call.source_config, **call.asked))
         if not documents:
             return []
-        found: Sequence[Document]
-        if isinstance(self.reranker, Reranker):
-            found = self.reranker.invoke({"query": query, "documents": documents}, config, top_n=top_n)
-        elif isinstance(self.reranker, BaseDocumentCompressor):
-            found = self.reranker.compress_documents(documents, query, callbacks=config["callbacks"])
-        else:
-            found = self.reranker.invoke({"query": query, "documents": documents}, config)
-        return list(found)[:top_n]
+        found = call.step.invoke({"query": query, "documents": documents}, call.step_config, **call.step_asked)
+        return list(found)[: call.top_n]
 
     async def _aget_relevant_documents(
         self,
@@ -208,40 +202,12 @@ class RerankRetriever(BaseRetriever):
         passed_down: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        config, top_n = _under(run_manager.get_child(), passed_down), self._keep(top_n, kwargs)
-        documents = _as_documents(await self._source().ainvoke(query, config, **kwargs))
+        call = _Call(self, _under(run_manager.get_child(), passed_down), top_n, kwargs)
+        documents = _as_documents(await call.source.ainvoke(query, call.source_config, **call.asked))
         if not documents:
             return []
-        found: Sequence[Document]
-        if isinstance(self.reranker, Reranker):
-            found = await self.reranker.ainvoke({"query": query, "documents": documents}, config, top_n=top_n)
-        elif isinstance(self.reranker, BaseDocumentCompressor):
-            found = await self.reranker.acompress_documents(documents, query, callbacks=config["callbacks"])
-        else:
-            found = await self.reranker.ainvoke({"query": query, "documents": documents}, config)
-        return list(found)[:top_n]
-
-    def _source(self) -> Runnable[str, list[Document]]:
-        return self.base_retriever if self.candidates is None else _asking_for(self.candidates, self.base_retriever)
-
-    def _keep(self, top_n: int | None, kwargs: Mapping[str, object]) -> int | None:
-        """Return how many to keep, None for what the reranker says; and say so, once, if that leaves nothing to choose from."""
-        if isinstance(top_n, bool | str | float):
-            raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
-        if top_n is not None and top_n < 1:
-            raise ValueError(f"top_n must be at least 1, or None to keep all, not {top_n}")
-        top_n = self.top_n if top_n is None else top_n
-        own, of_reranker = _own_number(self.base_retriever), getattr(self.reranker, "top_n", None)
-        if top_n is None and of_reranker is None and self.candidates is not None:
-            top_n = own
-        asked, kept = own if self.candidates is None else self.candidates, of_reranker if top_n is None else top_n
-        if asked is not None and kept is not None and asked <= kept and not kwargs and not self._hinted:
-            self._hinted = True
-            logger.warning(
-                "nothing to choose from: the retriever is asked for %d documents and %d are kept, so reranking can only"
-                " reorder them; pass a larger candidates=, such as %d", asked, kept, 10 * kept,
-            )  # fmt: skip
-        return top_n
+        found = await call.step.ainvoke({"query": query, "documents": documents}, call.step_config, **call.step_asked)
+        return list(found)[: call.top_n]
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -282,35 +248,64 @@ def _as_documents(found: object) -> list[Document]:
     return list(found)
 
 
-def _asking_for(n: int, retriever: Runnable[str, list[Document]]) -> Runnable[str, list[Document]]:
-    """Return a copy of the retriever that returns n documents.
+class _Call:
+    """One retrieval: who is asked for how many, who orders them, and how many are kept."""
 
-    Raises:
-        ValueError: It has no field that says how many.
-    """
-    if isinstance(retriever, VectorStoreRetriever):
-        wider = {**retriever.search_kwargs, "k": n}
-        if retriever.search_type == "mmr":  # it chooses k among fetch_k, LangChain's default being 20
-            wider["fetch_k"] = max(n, wider.get("fetch_k", 20))
-        return retriever.model_copy(update={"search_kwargs": wider})
-    if isinstance(retriever, BaseRetriever) and (knob := _knob(retriever)):
-        return retriever.model_copy(update={knob: n})
-    raise ValueError(
-        f"candidates={n} cannot be passed on: {type(retriever).__name__} has no field k or top_k. Have it return {n} documents"
-        " by its own means, and leave candidates out"
-    )
-
-
-def _own_number(retriever: Runnable[str, list[Document]]) -> int | None:
-    """Return how many documents the retriever is set to return; None if it does not say."""
-    number: object = None
-    if isinstance(retriever, VectorStoreRetriever):
-        default = inspect.signature(retriever.vectorstore.similarity_search).parameters.get("k")
-        number = retriever.search_kwargs.get("k", default.default if default else None)
-    elif isinstance(retriever, BaseRetriever) and (knob := _knob(retriever)):
-        number = getattr(retriever, knob)
-    return number if isinstance(number, int) else None
+    def __init__(
+        self, retriever: RerankRetriever, config: RunnableConfig, top_n: int | None, asked: Mapping[str, Any]
+    ) -> None:
+        self.source, self.source_config = _resolved(retriever.base_retriever, config)
+        self.step, self.step_config = _resolved(_as_runnable(retriever.reranker), config)
+        own, candidates = own_number(self.source), retriever.candidates
+        self.asked = dict(asked)
+        if candidates is not None:
+            self.source, keywords = asking_for(candidates, self.source)
+            self.asked = {**keywords, **asked}
+        ours = _ours(self.step)
+        self.top_n = _checked_top_n(retriever.top_n if top_n is None else top_n)
+        if self.top_n is None and candidates is not None and (ours is None or ours.top_n is None):
+            self.top_n = own
+        self.step_asked = {} if ours is None or self.top_n is None else {"top_n": self.top_n}
+        number = own if candidates is None else candidates
+        kept = self.top_n if self.top_n is not None or ours is None else ours.top_n
+        if number is not None and kept is not None and number <= kept and not asked:
+            hint_at_nothing_to_choose_from(number, kept)
 
 
-def _knob(retriever: BaseRetriever) -> str | None:
-    return next((name for name in ("k", "top_k") if name in type(retriever).model_fields), None)
+def _checked_top_n(top_n: int | None) -> int | None:
+    if isinstance(top_n, bool | str | float):
+        raise TypeError(f"top_n must be a whole number or None, not {top_n!r}")
+    if top_n is not None and top_n < 1:
+        raise ValueError(f"top_n must be at least 1, or None to keep all, not {top_n}")
+    return top_n
+
+
+def _resolved(
+    runnable: Runnable[Input, Output], config: RunnableConfig
+) -> tuple[Runnable[Input, Output], RunnableConfig]:
+    """Return what a Runnable with configurable parts is under this config."""
+    return runnable.prepare(config) if is_dynamic(runnable) else (runnable, config)
+
+
+def _ours(runnable: Runnable[Any, Any]) -> Reranker | None:
+    """Return the `Reranker` that is run, if it is one: it takes `top_n` with a call."""
+    while isinstance(runnable, RunnableBindingBase):
+        runnable = runnable.bound
+    return runnable if isinstance(runnable, Reranker) else None
+
+
+def _as_runnable(
+    reranker: Runnable[RerankInput, list[Document]] | BaseDocumentCompressor,
+) -> Runnable[RerankInput, list[Document]]:
+    """Return another package's compressor as a Runnable: a run of its own in the trace, and the config around what it calls."""
+    if isinstance(reranker, Runnable):
+        return reranker
+
+    def compress(asked: RerankInput, config: RunnableConfig) -> list[Document]:
+        return list(reranker.compress_documents(asked["documents"], asked["query"], config.get("callbacks")))
+
+    async def acompress(asked: RerankInput, config: RunnableConfig) -> list[Document]:
+        found = await reranker.acompress_documents(asked["documents"], asked["query"], config.get("callbacks"))
+        return list(found)
+
+    return RunnableLambda(compress, acompress, name=type(reranker).__name__)

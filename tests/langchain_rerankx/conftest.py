@@ -1,6 +1,16 @@
 import asyncio
+import sys
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    """Forgets the hints that were given, each of which comes once per process."""
+    if "langchain_rerankx.candidates" in sys.modules:
+        candidates = sys.modules["langchain_rerankx.candidates"]
+        candidates.hint_at_nothing_to_choose_from.cache_clear()
+        candidates._log_fetch_k.cache_clear()
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -195,6 +195,22 @@ def test_its_input_schema_names_query_and_documents():
     assert set(schema["$defs"]["RerankInput"]["properties"]) == {"query", "documents"}
 
 
+def test_its_fields_have_a_json_schema():
+    schema = Reranker.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["backend"] == {"default": "embedded", "title": "Backend", "type": "string"}
+    assert {"model", "options", "top_n", "min_score", "score_key", "on_error", "deadline_s"} < set(schema["properties"])
+    assert not {"key", "on_ranking"} & set(schema["properties"])
+    assert Reranker.model_json_schema(mode="serialization")["properties"]["top_n"]["default"] is None
+
+
+def test_what_goes_in_and_out_has_a_json_schema():
+    reranker = Reranker(FakeBackend()).configurable_fields(top_n=ConfigurableField(id="n"))
+    assert set(reranker.get_input_jsonschema()["$defs"]["RerankInput"]["required"]) == {"query", "documents"}
+    assert reranker.get_output_jsonschema()["items"] == {"$ref": "#/$defs/Document"}
+    assert "n" in str(reranker.get_config_jsonschema())
+
+
 # Mistakes
 
 
@@ -267,6 +283,33 @@ def test_an_unknown_backend_is_told_when_it_is_made():
 def test_an_unknown_option_is_told_when_it_is_made(named):
     with pytest.raises(TypeError, match="no option 'wieght'; did you mean 'weight'"):
         Reranker("named", options={"wieght": 2.0})
+
+
+def test_an_option_may_be_a_keyword(named):
+    reranker = Reranker("named", weight=2.0, options={"headers": {}}, api_key="sk-1")
+    assert (named[0].weight, named[0].headers, named[0].api_key) == (2.0, {}, "sk-1")
+    assert set(reranker.options) == {"weight", "headers", "api_key"}
+
+
+def test_an_option_is_not_given_twice(named):
+    with pytest.raises(TypeError, match="weight given twice, as a keyword and in options"):
+        Reranker("named", weight=2.0, options={"weight": 3.0})
+
+
+def test_a_misspelt_field_is_named(named):
+    with pytest.raises(TypeError, match=r"no option 'topn'.*Reranker itself has 'top_n'"):
+        Reranker("named", topn=3)
+
+
+def test_an_unknown_option_that_is_like_no_field_names_the_options_alone(named):
+    with pytest.raises(TypeError, match=r"no option 'zzz'; it has: [^;]*$"):
+        Reranker("named", zzz=3)
+
+
+def test_an_object_among_the_options_reaches_the_backend_itself(named):
+    client = object()
+    Reranker("named", headers={"client": client})
+    assert named[0].headers["client"] is client
 
 
 def test_options_are_for_a_name():

@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_stage import (
     BEST,
     PAGES,
@@ -219,6 +221,20 @@ def test_a_wrong_field_is_refused(field):
         RerankRetriever(base_retriever=base(), reranker=FakeBackend(), **field)
 
 
+def test_its_fields_have_a_json_schema():
+    schema = RerankRetriever.model_json_schema()
+    assert {"base_retriever", "reranker", "top_n", "candidates", "tags", "metadata"} <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+    retriever = rerank(base(), FakeBackend())
+    assert retriever.get_input_jsonschema()["type"] == "string"
+    assert retriever.get_output_jsonschema()["items"] == {"$ref": "#/$defs/Document"}
+
+
+def test_a_misspelt_setting_names_the_nearest(named):
+    with pytest.raises(TypeError, match=r"no option 'min_scor'.*Reranker itself has 'min_score'"):
+        rerank(base(), "named", min_scor=0.5)
+
+
 # How many
 
 
@@ -264,6 +280,34 @@ def test_candidates_leaves_the_vector_store_retriever_alone(invoke):
 def test_candidates_keeps_the_other_search_kwargs(invoke):
     retriever = store().as_retriever(search_kwargs={"filter": lambda document: document.id != "id-3"})
     assert PAGES[3] not in pages(invoke(rerank(retriever, FakeBackend(), candidates=5, top_n=4), QUESTION))
+
+
+def diverse(n, **search):
+    """Return a retriever by maximal marginal relevance over n texts."""
+    made = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    made.add_texts([f"text {i}" for i in range(n)])
+    return made.as_retriever(search_type="mmr", search_kwargs=search)
+
+
+def test_candidates_leave_the_fetch_k_of_a_diverse_retriever_alone(invoke):
+    retriever, backend = diverse(60, fetch_k=40, k=3), FakeBackend()
+    assert len(invoke(rerank(retriever, backend, candidates=30), "text")) == 3
+    assert len(backend.calls[0].texts) == 30
+    assert retriever.search_kwargs == {"fetch_k": 40, "k": 3}
+
+
+@pytest.mark.parametrize("search", [{}, {"fetch_k": 20}], ids=["default", "set"])
+def test_a_fetch_k_that_is_too_small_is_told_once(invoke, caplog, search):
+    retriever = rerank(diverse(60, **search), FakeBackend(), candidates=50, top_n=3)
+    invoke(retriever, "text")
+    invoke(retriever, "text")
+    [message] = warnings_of(caplog)
+    assert "candidates=50, but maximal marginal relevance chooses among fetch_k=20" in message
+
+
+def test_a_fetch_k_that_is_large_enough_is_no_reason_to_warn(invoke, caplog):
+    invoke(rerank(diverse(60, fetch_k=50), FakeBackend(), candidates=50, top_n=3), "text")
+    assert warnings_of(caplog) == []
 
 
 @pytest.mark.parametrize("knob", ["k", "top_k"])
@@ -459,18 +503,6 @@ def test_an_error_is_raised(invoke):
 def test_on_error_input_order_returns_what_was_retrieved(invoke):
     retriever = rerank(base(), FakeBackend(error=rerankx.BackendError("down")), on_error="input_order", top_n=2)
     assert pages(invoke(retriever, QUESTION)) == PAGES[:2]
-
-
-def test_candidates_reach_a_retriever_that_chooses_for_diversity():
-    from langchain_core.embeddings import DeterministicFakeEmbedding
-    from langchain_core.vectorstores import InMemoryVectorStore
-
-    pytest.importorskip("numpy", reason="LangChain's in-memory store needs it")
-    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
-    store.add_texts([f"text {i}" for i in range(60)])
-    base = store.as_retriever(search_type="mmr")
-    assert len(rerank(base, FakeBackend(), candidates=50, top_n=50).invoke("text")) == 50
-    assert base.search_kwargs == {}
 
 
 def test_a_generator_function_is_a_retriever_too():

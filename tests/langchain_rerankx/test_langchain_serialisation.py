@@ -11,6 +11,7 @@ from langchain_stage import BEST, QUESTION, FromList, documents, pages
 from pydantic import SecretStr
 
 from langchain_rerankx import Reranker, RerankRetriever, rerank
+from langchain_rerankx.options import Options
 from rerankx.testing import FakeBackend
 
 # langchain_core.load.load is in beta and warns of it at every call
@@ -21,9 +22,10 @@ COPIES = [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thin
 how = pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
 
 
-def loaded(dumped):
+def loaded(dumped, **more):
     return load(
         json.loads(json.dumps(dumped)),
+        **more,
         allowed_objects=[Reranker, RerankRetriever],
         valid_namespaces=["langchain_rerankx"],
     )
@@ -90,15 +92,11 @@ def test_a_secret_str_is_revealed_to_the_backend(named):
 
 @pytest.mark.parametrize("name", ["api_key", "token", "client_secret", "password", "HF_TOKEN"])
 def test_names_of_secrets_are_known(name):
-    from langchain_rerankx.options import Options
-
     assert isinstance(Options({name: KEY})[name], SecretStr)
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_tokens", 512), ("tokenizer", "file.json"), ("device", "cpu")])
 def test_other_options_are_shown(name, value):
-    from langchain_rerankx.options import Options
-
     assert Options({name: value}) == {name: value}
 
 
@@ -121,7 +119,28 @@ def test_a_backend_object_does_not_go_to_json():
         loaded(dumped)
 
 
-def test_a_key_does_not_go_to_json(named):
+def test_a_key_goes_to_json_by_name_and_comes_back_from_the_secrets_map(named):
+    dumped = dumpd(Reranker("named", api_key=KEY, weight=2.0))
+    assert dumped["kwargs"]["api_key"] == {"lc": 1, "type": "secret", "id": ["NAMED_API_KEY"]}
+    assert loaded(dumped, secrets_map={"NAMED_API_KEY": KEY}).options["api_key"].get_secret_value() == KEY
+    assert (named[-1].api_key, named[-1].weight) == (KEY, 2.0)
+
+
+def test_without_the_secrets_map_the_backend_gets_no_key(named):
+    loaded(dumpd(Reranker("named", api_key=KEY)))
+    assert named[-1].api_key is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable"),
+    [("cohere", "COHERE_API_KEY"), ("cohere:rerank-v4.0-pro", "COHERE_API_KEY"), ("jina-api", "JINA_API_KEY")],
+)
+def test_keys_are_called_as_their_providers_call_them(backend, variable):
+    reranker = Reranker.model_construct(backend=backend, options=Options({"api_key": KEY, "base_url": "http://host"}))
+    assert reranker.lc_secrets == {"api_key": variable}
+
+
+def test_a_key_within_an_option_does_not_go_to_json(named):
     with pytest.raises(NotImplementedError):
         loaded(dumpd(secretive()))
 
@@ -135,8 +154,6 @@ def test_options_are_read_only(named):
     "options", [{"api_keys": ("s3cr3t",)}, {"api_key": b"s3cr3t"}, {"headers": [{"Authorization": "s3cr3t"}]}]
 )
 def test_a_secret_is_masked_in_whatever_holds_it(options):
-    from langchain_rerankx.options import Options
-
     held = Options(options)
     assert "s3cr3t" not in repr(held)
     assert "s3cr3t" not in str(dict(held))

@@ -55,6 +55,19 @@ def test_the_metadata_of_the_run_say_how_it_went(invoke):
     }
 
 
+def test_the_metadata_say_what_it_took(invoke):
+    class Paid(FakeBackend):
+        def _score(self, query, texts, *, top_n=None):
+            usage = rerankx.Usage(calls=1, search_units=1, cost_usd=0.002, input_tokens=None)
+            return rerankx.Scores([0.5] * len(texts), usage=usage, truncated=2)
+
+    tracer = Tracer()
+    invoke(Reranker(Paid()), ASKED, {"callbacks": [tracer]})
+    names = ("calls", "search_units", "cost_usd", "input_tokens", "truncated")
+    assert [tracer.roots[0].metadata[f"rerankx_{name}"] for name in names] == [1, 1, 0.002, None, 2]
+    assert "rerankx_output_tokens" not in tracer.roots[0].metadata
+
+
 def test_the_metadata_reach_those_who_collect_runs(invoke):
     with collect_runs() as collected:
         invoke(Reranker(FakeBackend()), ASKED)
@@ -188,7 +201,7 @@ def test_run_name_and_run_id_stay_with_the_retriever(invoke):
     )
 
 
-def test_another_packages_reranker_is_given_the_callbacks(invoke):
+def test_another_packages_reranker_is_a_run_whose_callbacks_it_is_given(invoke):
     seen = []
 
     class Listening(Backwards):
@@ -198,4 +211,10 @@ def test_another_packages_reranker_is_given_the_callbacks(invoke):
 
     tracer = Tracer()
     invoke(rerank(FromList(found=documents()), Listening()), QUESTION, {"callbacks": [tracer]})
-    assert seen == [tracer.roots[0].id]
+    root = tracer.roots[0]
+    assert shape(root) == (
+        "retriever",
+        "RerankRetriever",
+        [("retriever", "FromList", []), ("chain", "Listening", [])],
+    )
+    assert seen == [root.child_runs[1].id]

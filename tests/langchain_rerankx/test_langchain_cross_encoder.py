@@ -1,0 +1,75 @@
+import pytest
+
+pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
+
+import numpy as np
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_stage import BEST, QUESTION, documents, pages, scores
+
+import rerankx
+from langchain_rerankx import Reranker
+from langchain_rerankx.cross_encoder import CrossEncoder
+from rerankx.testing import BackendContract, word_overlap
+
+
+class Overlap(BaseCrossEncoder):
+    model_name = "overlap"
+
+    def score(self, text_pairs):
+        return np.array([word_overlap(*pair) for pair in text_pairs], np.float32)
+
+
+class Classes(BaseCrossEncoder):
+    def score(self, text_pairs):
+        return np.zeros((len(text_pairs), 2), np.float32)
+
+
+class Short(BaseCrossEncoder):
+    def score(self, text_pairs):
+        return [0.5]
+
+
+class TestCrossEncoder(BackendContract):
+    def make(self):
+        return CrossEncoder(Overlap())
+
+
+def asked():
+    return {"query": QUESTION, "documents": documents()}
+
+
+def test_a_cross_encoder_of_langchains_reranks(invoke):
+    found = invoke(Reranker.from_cross_encoder(Overlap(), top_n=3), asked())
+    assert pages(found) == BEST[:3]
+
+
+def test_without_a_scale_its_scores_are_an_order(invoke):
+    reranker = Reranker.from_cross_encoder(Overlap())
+    assert scores(invoke(reranker, asked())) == [1.0, 0.8, 0.6, 0.4, 0.2]
+    with pytest.raises(ValueError, match="only an order"):
+        Reranker.from_cross_encoder(Overlap(), min_score=0.5)
+
+
+def test_with_a_scale_they_can_be_cut(invoke):
+    reranker = Reranker.from_cross_encoder(Overlap(), scale=rerankx.Scale.PROBABILITY, min_score=0.5)
+    assert pages(invoke(reranker, asked())) == BEST[:2]
+
+
+def test_the_model_is_named():
+    assert CrossEncoder(Overlap()).model == "overlap"
+    assert CrossEncoder(Classes()).model == "Classes"
+
+
+def test_scores_of_several_classes_are_refused_by_their_shape(invoke):
+    with pytest.raises(rerankx.ReplyError, match=r"shape \(5, 2\) for 5 texts"):
+        invoke(Reranker.from_cross_encoder(Classes()), asked())
+
+
+def test_too_few_scores_are_an_error_and_lose_no_document(invoke):
+    with pytest.raises(rerankx.ReplyError):
+        invoke(Reranker.from_cross_encoder(Short()), asked())
+
+
+def test_what_does_not_score_is_refused():
+    with pytest.raises(TypeError, match=r"has a method score\(pairs\); str has none"):
+        Reranker.from_cross_encoder("cross-encoder/ms-marco-MiniLM-L6-v2")
