@@ -53,7 +53,7 @@ def asking_for(n: int, retriever: Retriever) -> tuple[Retriever, dict[str, Any]]
     )
 
 
-def is_dynamic(runnable: Runnable[Any, Any]) -> TypeGuard[DynamicRunnable[Any, Any]]:
+def is_dynamic(runnable: object) -> TypeGuard[DynamicRunnable[Any, Any]]:
     """Return whether it has configurable fields or alternatives."""
     from langchain_core.runnables.configurable import DynamicRunnable  # 5 ms: not with the import of this package
 

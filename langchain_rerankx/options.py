@@ -50,6 +50,9 @@ class Options(Mapping[str, object]):
     def __repr__(self) -> str:
         return repr(self._options)
 
+    def __deepcopy__(self, memo: object) -> Options:
+        return Options(self._options)  # a client among them is shared: most cannot be copied
+
     def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
         return Options, (self._options,)  # a copy makes its own backend
 

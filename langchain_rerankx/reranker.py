@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -50,7 +50,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         Reranker("embedded", top_n=5).invoke({"query": "how do I get my money back?", "documents": documents})
 
     What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
-    changed (what is nested in their metadata is shared, not copied). Every call is one run of type "chain" in the trace, with
+    changed. Every call is one run of type "chain" in the trace, with
     backend, model, counts, time, usage and `degraded` in its metadata, and every attempt that failed is a failed run beneath it.
     For "first retrieve, then rerank" in one object: `rerank(retriever, ...)`.
 
@@ -259,12 +259,20 @@ class _Call:
     def documents(self, ranking: rerankx.Ranking[Document]) -> list[Document]:
         """Return new documents, best first, with their scores; the metadata of the old ones stays as it is."""
         score_key = self.reranker.score_key
-        return [
-            hit.document.model_copy(
-                update={"metadata": {**hit.document.metadata, **({} if score_key is None else {score_key: hit.score})}}
-            )
-            for hit in ranking
-        ]
+        made = []
+        for hit in ranking:
+            metadata = _own(hit.document.metadata)
+            if score_key is not None:
+                metadata[score_key] = hit.score
+            made.append(hit.document.model_copy(update={"metadata": metadata}))
+        return made
+
+
+def _own(value: Any) -> Any:
+    """Return a copy of dicts and lists, and of those in them; anything else, which may not be copyable, as it is."""
+    if type(value) is dict:
+        return {name: _own(item) for name, item in value.items()}
+    return [_own(item) for item in value] if type(value) is list else value
 
 
 def _with_options(fields: Mapping[str, object]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.utils import ConfigurableFieldSpec, Input, Output, get_unique_config_specs
+from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 import rerankx
@@ -255,21 +255,23 @@ class _Call:
         self, retriever: RerankRetriever, config: RunnableConfig, top_n: int | None, asked: Mapping[str, Any]
     ) -> None:
         self.source, self.source_config = _resolved(retriever.base_retriever, config)
-        self.step, self.step_config = _resolved(_as_runnable(retriever.reranker), config)
         own, candidates = own_number(self.source), retriever.candidates
         self.asked = dict(asked)
         if candidates is not None:
             self.source, keywords = asking_for(candidates, self.source)
             self.asked = {**keywords, **asked}
-        ours = _ours(self.step)
+        step, self.step_config = _resolved(retriever.reranker, config)
+        self.step, innermost = _as_runnable(step), _innermost(step)
+        number = getattr(innermost, "top_n", None)
         self.top_n = _checked_top_n(retriever.top_n if top_n is None else top_n)
-        if self.top_n is None and candidates is not None and (ours is None or ours.top_n is None):
+        if self.top_n is None and number is None and candidates is not None:
             self.top_n = own
-        self.step_asked = {} if ours is None or self.top_n is None else {"top_n": self.top_n}
-        number = own if candidates is None else candidates
-        kept = self.top_n if self.top_n is not None or ours is None else ours.top_n
-        if number is not None and kept is not None and number <= kept and not asked:
-            hint_at_nothing_to_choose_from(number, kept)
+        # Others take no top_n with a call, so of theirs only the best are kept.
+        ours = isinstance(innermost, Reranker) and self.top_n is not None
+        self.step_asked = {"top_n": self.top_n} if ours else {}
+        fetched, kept = own if candidates is None else candidates, number if self.top_n is None else self.top_n
+        if isinstance(fetched, int) and isinstance(kept, int) and fetched <= kept and not asked:
+            hint_at_nothing_to_choose_from(fetched, kept)
 
 
 def _checked_top_n(top_n: int | None) -> int | None:
@@ -280,18 +282,16 @@ def _checked_top_n(top_n: int | None) -> int | None:
     return top_n
 
 
-def _resolved(
-    runnable: Runnable[Input, Output], config: RunnableConfig
-) -> tuple[Runnable[Input, Output], RunnableConfig]:
-    """Return what a Runnable with configurable parts is under this config."""
+def _resolved(runnable: Any, config: RunnableConfig) -> tuple[Any, RunnableConfig]:
+    """Return what a Runnable with configurable parts is under this config; anything else as it is."""
     return runnable.prepare(config) if is_dynamic(runnable) else (runnable, config)
 
 
-def _ours(runnable: Runnable[Any, Any]) -> Reranker | None:
-    """Return the `Reranker` that is run, if it is one: it takes `top_n` with a call."""
-    while isinstance(runnable, RunnableBindingBase):
-        runnable = runnable.bound
-    return runnable if isinstance(runnable, Reranker) else None
+def _innermost(reranker: object) -> object:
+    """Return what is run in the end; wrappers pass the keywords of a call on to it."""
+    while isinstance(reranker, RunnableBindingBase):
+        reranker = reranker.bound
+    return reranker
 
 
 def _as_runnable(

@@ -31,6 +31,10 @@ from langchain_rerankx import Reranker, RerankRetriever, rerank
 from rerankx.testing import FakeBackend
 
 
+class BackwardsFew(Backwards):
+    top_n: int
+
+
 def base(**fields):
     return FromList(found=documents(), **{"k": 5, **fields})
 
@@ -370,8 +374,10 @@ def warnings_of(caplog):
         lambda: rerank(base(), FakeBackend(), candidates=2, top_n=3),
         lambda: rerank(base(k=2), Reranker(FakeBackend(), top_n=2)),
         lambda: rerank(store().as_retriever(), FakeBackend(), top_n=5),
+        lambda: rerank(base(k=2), BackwardsFew(top_n=3)),
+        lambda: rerank(base(k=2), Reranker(FakeBackend(), top_n=2).with_retry()),
     ],
-    ids=["own number", "candidates", "top_n of the reranker", "vector store"],
+    ids=["own number", "candidates", "top_n of the reranker", "vector store", "top_n of another", "wrapped"],
 )
 def test_nothing_to_choose_from_is_hinted_at_once(invoke, caplog, make):
     retriever = make()

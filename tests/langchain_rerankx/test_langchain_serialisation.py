@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+import threading
 
 import pytest
 
@@ -48,6 +49,15 @@ def test_a_reranker_over_a_name_copies(named, copied):
     reranker = copied(secretive(weight=2.0))
     assert pages(reranker.invoke({"query": QUESTION, "documents": documents()})) == BEST
     assert (named[-1].weight, named[-1].api_key) == (2.0, KEY)
+
+
+def test_a_deep_copy_shares_a_client_that_cannot_be_copied(named):
+    client = threading.Lock()
+    made = copy.deepcopy(Reranker("named", headers={"client": client}))
+    assert made.options["headers"] == {"client": client}
+    assert len(named) == 1
+    made.invoke({"query": QUESTION, "documents": documents()})
+    assert len(named) == 2
 
 
 @how
