@@ -87,6 +87,12 @@ def hint_at_nothing_to_choose_from(asked: int, kept: int) -> None:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
+def hint_at_fewer_than_asked(reranker: str, number: int, top_n: int) -> None:
+    """Log, the first time, that a reranker which decides for itself returns fewer than are asked for."""
+    logger.warning("%s keeps top_n=%d by itself, fewer than top_n=%d: set its own", reranker, number, top_n)
+
+
 def _hint_at_fetch_k(n: int, retriever: VectorStoreRetriever) -> None:
     if retriever.search_type == "mmr":
         fetch_k = retriever.search_kwargs.get("fetch_k", 20)  # LangChain's default

@@ -39,8 +39,8 @@ class CrossEncoder(Backend):
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[float]:
         with self._lock:
             scores = self.encoder.score([(query, text) for text in texts])
-        shape = getattr(scores, "shape", (len(scores),))
-        if len(shape) != 1:
+        shape = getattr(scores, "shape", ())
+        if len(shape) > 1:
             raise ReplyError(
                 f"{self.model} returned scores of shape {tuple(shape)} for {len(texts)} texts; expected one number each."
                 " A model with several classes is no reranker as it is"

@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from langchain_core.callbacks import (
+    AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
+    CallbackManager,
     CallbackManagerForChainRun,
     Callbacks,
 )
@@ -243,7 +245,10 @@ class _Call:
         )
         run_manager.metadata.update(_outcome(ranking))
         for name, error in _failures(ranking):
-            run_manager.get_child().on_chain_start(None, {"query": ranking.query}, name=name).on_chain_error(error)
+            child = CallbackManager.configure(
+                run_manager.get_child()
+            )  # as a Runnable does, for those who listen by context
+            child.on_chain_start(None, {"query": ranking.query}, name=name).on_chain_error(error)
         return self.documents(ranking)
 
     async def arun(self, input: RerankInput, run_manager: AsyncCallbackManagerForChainRun) -> list[Document]:
@@ -252,7 +257,8 @@ class _Call:
         )
         run_manager.metadata.update(_outcome(ranking))
         for name, error in _failures(ranking):
-            run = await run_manager.get_child().on_chain_start(None, {"query": ranking.query}, name=name)
+            child = AsyncCallbackManager.configure(run_manager.get_child())
+            run = await child.on_chain_start(None, {"query": ranking.query}, name=name)
             await run.on_chain_error(error)
         return self.documents(ranking)
 

@@ -19,7 +19,13 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_con
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 import rerankx
-from langchain_rerankx.candidates import asking_for, hint_at_nothing_to_choose_from, is_dynamic, own_number
+from langchain_rerankx.candidates import (
+    asking_for,
+    hint_at_fewer_than_asked,
+    hint_at_nothing_to_choose_from,
+    is_dynamic,
+    own_number,
+)
 from langchain_rerankx.reranker import Reranker, RerankInput, not_default
 
 
@@ -272,6 +278,8 @@ class _Call:
         fetched, kept = own if candidates is None else candidates, number if self.top_n is None else self.top_n
         if isinstance(fetched, int) and isinstance(kept, int) and fetched <= kept and not asked:
             hint_at_nothing_to_choose_from(fetched, kept)
+        if not isinstance(innermost, Reranker) and isinstance(number, int) and self.top_n and number < self.top_n:
+            hint_at_fewer_than_asked(type(innermost).__name__, number, self.top_n)
 
 
 def _checked_top_n(top_n: int | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -227,30 +228,38 @@ class _Job(Generic[T]):
     def run(self) -> Ranking[T]:
         if not self.documents:
             return self.ranking(Scores((), scale=self.backend.scale))
+        start = time.perf_counter()
         try:
             with deadline(self.reranker.deadline_s):
                 scores = self.backend.score(self.query, self.texts, top_n=self.top_n)
         except BackendError as error:
-            scores = self.input_order(error)
+            scores = self.input_order(error, start)
         return self.ranking(scores)
 
     async def arun(self) -> Ranking[T]:
         if not self.documents:
             return self.ranking(Scores((), scale=self.backend.scale))
+        start = time.perf_counter()
         try:
             with deadline(self.reranker.deadline_s):
                 scores = await self.backend.ascore(self.query, self.texts, top_n=self.top_n)
         except BackendError as error:
-            scores = self.input_order(error)
+            scores = self.input_order(error, start)
         return self.ranking(scores)
 
-    def input_order(self, error: BackendError) -> Scores:
-        """Return "nothing scored", if the caller prefers that to the error."""
+    def input_order(self, error: BackendError, start: float) -> Scores:
+        """Return "nothing scored", if the caller prefers that to the error; `start` is when the attempt began."""
         if self.reranker.on_error == "raise":
             raise error
         logger.warning("reranking failed, the input order stands: %s", error)
         attempt = Attempt(self.backend.name, self.backend.model, f"{type(error).__name__}: {error}")
-        return Scores((None,) * len(self.texts), degraded="input_order", attempts=(attempt,), scale=self.backend.scale)
+        return Scores(
+            (None,) * len(self.texts),
+            degraded="input_order",
+            attempts=(attempt,),
+            scale=self.backend.scale,
+            elapsed_ms=(time.perf_counter() - start) * 1000,
+        )
 
     def ranking(self, scores: Scores) -> Ranking[T]:
         scale = scores.scale or self.backend.scale

@@ -10,6 +10,7 @@ def nothing_said_yet():
     if "langchain_rerankx.candidates" in sys.modules:
         candidates = sys.modules["langchain_rerankx.candidates"]
         candidates.hint_at_nothing_to_choose_from.cache_clear()
+        candidates.hint_at_fewer_than_asked.cache_clear()
         candidates._log_fetch_k.cache_clear()
 
 

@@ -24,6 +24,13 @@ class Classes(BaseCrossEncoder):
         return np.zeros((len(text_pairs), 2), np.float32)
 
 
+class Second(BaseCrossEncoder):
+    """Of two classes the second, as `HuggingFaceCrossEncoder` gives it."""
+
+    def score(self, text_pairs):
+        return (np.float32(word_overlap(*pair)) for pair in text_pairs)
+
+
 class Short(BaseCrossEncoder):
     def score(self, text_pairs):
         return [0.5]
@@ -63,6 +70,10 @@ def test_the_model_is_named():
 def test_scores_of_several_classes_are_refused_by_their_shape(invoke):
     with pytest.raises(rerankx.ReplyError, match=r"shape \(5, 2\) for 5 texts"):
         invoke(Reranker.from_cross_encoder(Classes()), asked())
+
+
+def test_scores_may_be_any_iterable(invoke):
+    assert pages(invoke(Reranker.from_cross_encoder(Second()), asked())) == BEST
 
 
 def test_too_few_scores_are_an_error_and_lose_no_document(invoke):

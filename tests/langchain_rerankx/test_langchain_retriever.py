@@ -388,6 +388,13 @@ def test_nothing_to_choose_from_is_hinted_at_once(invoke, caplog, make):
     assert caplog.records[0].levelno == logging.WARNING
 
 
+def test_another_reranker_that_keeps_fewer_than_asked_is_hinted_at_once(invoke, caplog):
+    retriever = rerank(base(), BackwardsFew(top_n=3), top_n=4)
+    invoke(retriever, QUESTION)
+    invoke(retriever, QUESTION)
+    assert warnings_of(caplog) == ["BackwardsFew keeps top_n=3 by itself, fewer than top_n=4: set its own"]
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -100,6 +100,7 @@ def test_input_order_is_seen_as_degraded(invoke):
     invoke(Reranker(failing(), on_error="input_order"), ASKED, {"callbacks": [tracer]})
     assert tracer.roots[0].error is None
     assert tracer.roots[0].metadata["rerankx_degraded"] == "input_order"
+    assert tracer.roots[0].metadata["rerankx_elapsed_ms"] > 0
 
 
 def test_every_failed_attempt_is_a_failed_run_beneath(invoke):
@@ -107,6 +108,13 @@ def test_every_failed_attempt_is_a_failed_run_beneath(invoke):
     invoke(Reranker(failing(), on_error="input_order"), ASKED, {"callbacks": [tracer]})
     assert shape(tracer.roots[0]) == ("chain", "Reranker", [("chain", "fake:word-overlap", [])])
     assert "RateLimitError: too many" in tracer.roots[0].child_runs[0].error
+
+
+def test_a_failed_attempt_is_seen_by_those_who_collect_runs(invoke):
+    with collect_runs() as collected:
+        invoke(Reranker(failing(), on_error="input_order"), ASKED)
+    [attempt] = collected.traced_runs[0].child_runs
+    assert "RateLimitError: too many" in attempt.error
 
 
 def test_the_run_has_the_name_of_the_reranker(invoke):
