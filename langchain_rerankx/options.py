@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from pydantic import SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 import rerankx
 
 # A name that may hold a secret. "tokenizer" and its kind name a file.
 _SECRET = re.compile(r"key|token(?!i)|secret|password|credential|auth", re.IGNORECASE)
+
+
+# What shows itself without telling more than it should; anything else may be a client that holds a key.
+_PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes, BaseModel)
 
 
 class Options(Mapping[str, object]):
@@ -47,14 +51,31 @@ class Options(Mapping[str, object]):
     def __len__(self) -> int:
         return len(self._options)
 
+    def shown(self) -> dict[str, object]:
+        """Return the options for others to see: objects of unknown kinds by their type alone."""
+        return {
+            name: _mapped(name, value, lambda _, held: held if isinstance(held, _PLAIN) else _Object(held))
+            for name, value in self._options.items()
+        }
+
     def __repr__(self) -> str:
-        return repr(self._options)
+        return repr(self.shown())
 
     def __deepcopy__(self, memo: object) -> Options:
         return Options(self._options)  # a client among them is shared: most cannot be copied
 
     def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
         return Options, (self._options,)  # a copy makes its own backend
+
+
+class _Object:
+    """Stands for an object whose own `repr` is not to be trusted with a key."""
+
+    def __init__(self, held: object) -> None:
+        self._kind = type(held).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self._kind}>"
 
 
 def _mapped(path: str, value: object, change: Callable[[str, object], object]) -> object:

@@ -188,7 +188,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         dumped = super().to_json()
         if dumped["type"] == "constructor" and "options" in dumped["kwargs"]:
             secrets = self.lc_secrets
-            kept = {option: held for option, held in self.options.items() if option not in secrets}
+            kept = {option: held for option, held in self.options.shown().items() if option not in secrets}
             marks = {option: {"lc": 1, "type": "secret", "id": [name]} for option, name in secrets.items()}
             dumped["kwargs"] = {**dumped["kwargs"], "options": kept, **marks}
         return dumped

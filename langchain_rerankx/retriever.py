@@ -153,7 +153,8 @@ class RerankRetriever(BaseRetriever):
         BeforeValidator(_as_reranker),
         WithJsonSchema({"type": ["string", "object"], "default": "embedded"}),
     ] = Field(default_factory=Reranker)
-    """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that."""
+    """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that. To choose
+    with a call, make the fields of a `Reranker` configurable: it keeps its backends."""
     top_n: int | None = Field(default=None, ge=1, strict=True)
     """Keep that many. None = as many as `reranker` keeps; with `candidates`, as many as `base_retriever` returned without it."""
     candidates: int | None = Field(default=None, ge=1, strict=True)
@@ -267,19 +268,16 @@ class _Call:
             self.source, keywords = asking_for(candidates, self.source)
             self.asked = {**keywords, **asked}
         step, self.step_config = _resolved(retriever.reranker, config)
-        self.step, innermost = _as_runnable(step), _innermost(step)
-        number = getattr(innermost, "top_n", None)
+        self.step, number, takes_top_n = _as_runnable(step), _number_of(step), _takes_top_n(step)
         self.top_n = _checked_top_n(retriever.top_n if top_n is None else top_n)
         if self.top_n is None and number is None and candidates is not None:
             self.top_n = own
-        # Others take no top_n with a call, so of theirs only the best are kept.
-        ours = isinstance(innermost, Reranker) and self.top_n is not None
-        self.step_asked = {"top_n": self.top_n} if ours else {}
+        self.step_asked = {"top_n": self.top_n} if takes_top_n and self.top_n is not None else {}
         fetched, kept = own if candidates is None else candidates, number if self.top_n is None else self.top_n
         if isinstance(fetched, int) and isinstance(kept, int) and fetched <= kept and not asked:
             hint_at_nothing_to_choose_from(fetched, kept)
-        if not isinstance(innermost, Reranker) and isinstance(number, int) and self.top_n and number < self.top_n:
-            hint_at_fewer_than_asked(type(innermost).__name__, number, self.top_n)
+        if not takes_top_n and isinstance(number, int) and self.top_n is not None and number < self.top_n:
+            hint_at_fewer_than_asked(type(step).__name__, number, self.top_n)
 
 
 def _checked_top_n(top_n: int | None) -> int | None:
@@ -295,11 +293,25 @@ def _resolved(runnable: Any, config: RunnableConfig) -> tuple[Any, RunnableConfi
     return runnable.prepare(config) if is_dynamic(runnable) else (runnable, config)
 
 
-def _innermost(reranker: object) -> object:
-    """Return what is run in the end; wrappers pass the keywords of a call on to it."""
-    while isinstance(reranker, RunnableBindingBase):
-        reranker = reranker.bound
-    return reranker
+def _takes_top_n(reranker: object) -> bool:
+    """Return whether what is run in the end is ours, and so takes `top_n` with a call."""
+    from langchain_core.runnables.fallbacks import RunnableWithFallbacks  # not with the import of this package
+
+    if isinstance(reranker, RunnableBindingBase):
+        return _takes_top_n(reranker.bound)
+    if isinstance(reranker, RunnableWithFallbacks):
+        return all(_takes_top_n(one) for one in reranker.runnables)
+    return isinstance(reranker, Reranker)
+
+
+def _number_of(reranker: object) -> object:
+    """Return how many documents a reranker keeps by itself; None if all, or if it does not say."""
+    if isinstance(reranker, RunnableBindingBase):
+        number = reranker.kwargs.get("top_n")
+        return _number_of(reranker.bound) if number is None else number
+    if getattr(reranker, "fallbacks", None):
+        return _number_of(getattr(reranker, "runnable", None))
+    return getattr(reranker, "top_n", None)
 
 
 def _as_runnable(
