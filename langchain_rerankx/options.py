@@ -9,8 +9,10 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 
 import rerankx
 
-# A name that may hold a secret. "tokenizer" and its kind name a file.
-_SECRET = re.compile(r"key|token(?!i)|secret|password|credential|auth", re.IGNORECASE)
+# A name that may hold a secret. "tokenizer" and its kind name a file, "key_field" a field.
+_SECRET = re.compile(
+    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|credential|auth(?!or(?!iz))|cookie|bearer", re.IGNORECASE
+)
 
 
 # What shows itself without telling more than it should; anything else may be a client that holds a key.
@@ -54,7 +56,7 @@ class Options(Mapping[str, object]):
     def shown(self) -> dict[str, object]:
         """Return the options for others to see: objects of unknown kinds by their type alone."""
         return {
-            name: _mapped(name, value, lambda _, held: held if isinstance(held, _PLAIN) else _Object(held))
+            name: _mapped(name, value, lambda _, held: held if isinstance(held, _PLAIN) else Opaque(held))
             for name, value in self._options.items()
         }
 
@@ -68,8 +70,8 @@ class Options(Mapping[str, object]):
         return Options, (self._options,)  # a copy makes its own backend
 
 
-class _Object:
-    """Stands for an object whose own `repr` is not to be trusted with a key."""
+class Opaque:
+    """Stands for an object whose own `repr` is not to be trusted with a key; its own says of what type that is."""
 
     def __init__(self, held: object) -> None:
         self._kind = type(held).__name__
@@ -82,8 +84,8 @@ def _mapped(path: str, value: object, change: Callable[[str, object], object]) -
     """Return `value` with `change` applied to everything in it; `path` is the names that lead there."""
     if isinstance(value, Mapping):
         return {name: _mapped(f"{path}.{name}", item, change) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(path, item, change) for item in value) if type(value) in (list, tuple) else value
+    if isinstance(value, list | tuple | set | frozenset) and type(value) in (list, tuple, set, frozenset):
+        return type(value)(_mapped(path, item, change) for item in value)
     return change(path, value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -23,7 +23,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
 
 import rerankx
-from langchain_rerankx.options import Options
+from langchain_rerankx.options import Opaque, Options
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -52,8 +52,10 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         Reranker("embedded", top_n=5).invoke({"query": "how do I get my money back?", "documents": documents})
 
     What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
-    changed. Every call is one run of type "chain" in the trace, with
-    backend, model, counts, time, usage and `degraded` in its metadata, and every attempt that failed is a failed run beneath it.
+    changed. (Dicts, lists, tuples and sets in the metadata are copied too, other objects are shared.)
+
+    Every call is one run of type "chain" in the trace, with backend, model, counts, time, usage and `degraded` in its metadata.
+    What failed on the way to a result is a failed run beneath it; a call that raises is a failed run itself.
     For "first retrieve, then rerank" in one object: `rerank(retriever, ...)`.
 
     Args:
@@ -87,22 +89,25 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """Where the score goes in the metadata, over what is there; None writes none."""
     on_error: Literal["raise", "input_order"] = "raise"
     """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
-    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False, strict=True)
     """Seconds for one reranking; None = no bound."""
     on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = None
     """Called with every `rerankx.Ranking`."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, validate_assignment=True
+    )
 
     def __init__(self, backend: str | rerankx.Backend | rerankx.Reranker = "embedded", **fields: object) -> None:
         if isinstance(backend, str):
-            fields = _with_options(fields)
+            fields = _with_options(fields, type(self).model_fields)
         super().__init__(backend=backend, **fields)  # type: ignore[call-arg] # mypy looks at the first base alone
         # A wrong name, option or threshold is told here, not with the first query.
         try:
             self._core().check(min_score=self.min_score)
         except TypeError as error:
-            if near := _nearest_field(self.options):
+            unknown = [name for name in self.options if f"no option {name!r}" in str(error)]
+            if near := _nearest_field(unknown):
                 raise TypeError(f"{error}{near}") from error
             raise
 
@@ -173,7 +178,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
         """Return the package, so that what was dumped outlives a move of this file."""
-        return ["langchain_rerankx"]
+        return ["langchain_rerankx"] if cls is Reranker else super().get_lc_namespace()
 
     @property
     def lc_secrets(self) -> dict[str, str]:
@@ -186,12 +191,19 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """Return what `dumpd` writes, from which `load` makes an equal reranker."""
         dumped = super().to_json()
-        if dumped["type"] == "constructor" and "options" in dumped["kwargs"]:
-            secrets = self.lc_secrets
-            kept = {option: held for option, held in self.options.shown().items() if option not in secrets}
-            marks = {option: {"lc": 1, "type": "secret", "id": [name]} for option, name in secrets.items()}
-            dumped["kwargs"] = {**dumped["kwargs"], "options": kept, **marks}
+        if dumped["type"] == "constructor":
+            kwargs, secrets = dumped["kwargs"], self.lc_secrets
+            if not isinstance(self.backend, str):
+                kwargs["backend"] = Opaque(self.backend)
+            if "options" in kwargs:
+                kwargs["options"] = {name: held for name, held in self.options.shown().items() if name not in secrets}
+            kwargs |= {name: {"lc": 1, "type": "secret", "id": [variable]} for name, variable in secrets.items()}
         return dumped
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        """Return what `repr` shows; a backend object by its type, since it may be somebody's dataclass with a key in it."""
+        for name, value in super().__repr_args__():
+            yield name, Opaque(value) if name == "backend" and not isinstance(value, str) else value
 
     def _core(self) -> rerankx.Reranker:
         """Return the core's reranker for these fields: light, and made for every call. The backend in it is made once."""
@@ -275,24 +287,25 @@ class _Call:
 
 
 def _own(value: Any) -> Any:
-    """Return a copy of dicts and lists, and of those in them; anything else, which may not be copyable, as it is."""
+    """Return a copy of dicts, lists, tuples and sets, and of those in them; others, which may not be copyable, as they are."""
     if type(value) is dict:
         return {name: _own(item) for name, item in value.items()}
-    return [_own(item) for item in value] if type(value) is list else value
+    return type(value)(_own(item) for item in value) if type(value) in (list, tuple, set) else value
 
 
-def _with_options(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields, with those that `Reranker` does not have among the options.
+def _with_options(fields: Mapping[str, object], known: Container[str]) -> dict[str, object]:
+    """Return the fields, with those that are not known among the options.
 
     Raises:
-        TypeError: An option is also in `options`.
+        TypeError: An option is also in `options`, or that is no mapping.
     """
-    own = {name: value for name, value in fields.items() if name in Reranker.model_fields}
+    own = {name: value for name, value in fields.items() if name in known}
     if len(own) == len(fields):
         return own  # the options as they are: a Runnable with configurable fields hands on the backend that is in them
     rest = {name: value for name, value in fields.items() if name not in own}
-    options = own.get("options")
-    options = dict(options) if isinstance(options, Mapping) else {}
+    options = own.get("options", {})
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a mapping of names to values, not {type(options).__name__}")
     if twice := sorted(rest.keys() & options.keys()):
         raise TypeError(f"{', '.join(twice)} given twice, as a keyword and in options")
     return {**own, "options": {**options, **rest}}

@@ -160,7 +160,9 @@ class RerankRetriever(BaseRetriever):
     candidates: int | None = Field(default=None, ge=1, strict=True)
     """How many to ask `base_retriever` for; None leaves it alone."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, validate_assignment=True
+    )
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
@@ -233,7 +235,7 @@ class RerankRetriever(BaseRetriever):
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
         """Return the package, so that what was dumped outlives a move of this file."""
-        return ["langchain_rerankx"]
+        return ["langchain_rerankx"] if cls is RerankRetriever else super().get_lc_namespace()
 
 
 def _passed_down(config: RunnableConfig | None) -> RunnableConfig:

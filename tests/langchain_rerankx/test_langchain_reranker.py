@@ -2,11 +2,13 @@ import asyncio
 import copy
 import json
 import logging
+import threading
 
 import pytest
 
 pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
 
+import langchain_stage
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField, RunnableParallel, RunnablePassthrough
 from langchain_stage import (
@@ -86,6 +88,22 @@ def test_a_second_reranking_leaves_the_result_of_the_first_alone(invoke):
 def test_id_and_nested_metadata_are_kept(invoke):
     best = invoke(Reranker(FakeBackend()), asked())[0]
     assert (best.id, best.metadata["source"], best.type) == ("id-3", {"page": 3}, "Document")
+
+
+def test_what_is_nested_in_the_metadata_is_copied(invoke):
+    held = {"list": [1], "tuple": ([1],), "set": {1}, "dict": {"list": [1]}, "lock": threading.Lock()}
+    [found] = invoke(Reranker(FakeBackend()), asked(documents=[Document("page", metadata=held)]))
+    found.metadata["list"].append(2)
+    found.metadata["tuple"][0].append(2)
+    found.metadata["set"].add(2)
+    found.metadata["dict"]["list"].append(2)
+    assert {name: held[name] for name in ("list", "tuple", "set", "dict")} == {
+        "list": [1],
+        "tuple": ([1],),
+        "set": {1},
+        "dict": {"list": [1]},
+    }
+    assert found.metadata["lock"] is held["lock"]
 
 
 def test_a_subclass_of_document_and_its_fields_are_kept(invoke):
@@ -304,6 +322,30 @@ def test_a_misspelt_field_is_named(named):
 def test_an_unknown_option_that_is_like_no_field_names_the_options_alone(named):
     with pytest.raises(TypeError, match=r"no option 'zzz'; it has: [^;]*$"):
         Reranker("named", zzz=3)
+
+
+def test_the_nearest_field_is_named_for_what_is_unknown_alone(named, monkeypatch):
+    class WithNearName(FakeBackend):
+        def __init__(self, model_id="m", weight=1.0):
+            super().__init__()
+
+    monkeypatch.setattr(langchain_stage, "Named", WithNearName)
+    with pytest.raises(TypeError) as caught:
+        Reranker("named", model_id="x", weigth=2.0)
+    assert "did you mean 'weight'" in str(caught.value)
+    assert "Reranker itself" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [["x"], None])
+def test_options_are_a_mapping(named, options):
+    with pytest.raises(TypeError, match="options must be a mapping"):
+        Reranker("named", options=options, weight=2.0)
+
+
+def test_a_field_that_is_assigned_is_checked():
+    reranker = Reranker(FakeBackend())
+    with pytest.raises(ValidationError, match="top_n"):
+        reranker.top_n = 0
 
 
 def test_an_object_among_the_options_reaches_the_backend_itself(named):

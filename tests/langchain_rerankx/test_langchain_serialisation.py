@@ -2,6 +2,8 @@ import copy
 import json
 import pickle
 import threading
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
@@ -100,12 +102,64 @@ def test_a_secret_str_is_revealed_to_the_backend(named):
     assert named[0].api_key == KEY
 
 
-@pytest.mark.parametrize("name", ["api_key", "token", "client_secret", "password", "HF_TOKEN"])
+def test_options_that_are_assigned_are_masked_too(named):
+    reranker = Reranker("named")
+    reranker.options = {"api_key": KEY}
+    assert KEY not in repr(reranker) + json.dumps(dumpd(reranker))
+    reranker.invoke({"query": QUESTION, "documents": documents()})
+    assert named[-1].api_key == KEY
+
+
+def test_a_backend_object_is_shown_by_its_type():
+    @dataclass
+    class Telling(FakeBackend):
+        api_key: str
+
+        def __post_init__(self):
+            super().__init__()
+
+    reranker = Reranker(Telling(api_key=KEY))
+    assert KEY not in repr(reranker) + json.dumps(dumpd(reranker))
+    assert "backend=<Telling>" in repr(reranker)
+
+
+def test_a_subclass_goes_to_json_under_its_own_name():
+    class Mine(Reranker):
+        extra: int = 1
+
+    assert dumpd(Mine("embedded", extra=2))["id"] == [*__name__.split("."), "Mine"]
+    assert Mine("embedded", extra=2).extra == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_key",
+        "apiKey",
+        "token",
+        "client_secret",
+        "password",
+        "passwd",
+        "HF_TOKEN",
+        "Cookie",
+        "Authorization",
+        "keys",
+    ],
+)
 def test_names_of_secrets_are_known(name):
     assert isinstance(Options({name: KEY})[name], SecretStr)
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_tokens", 512), ("tokenizer", "file.json"), ("device", "cpu")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 512),
+        ("tokenizer", "file.json"),
+        ("device", "cpu"),
+        ("key_field", "body"),
+        ("author", "me"),
+    ],
+)
 def test_other_options_are_shown(name, value):
     assert Options({name: value}) == {name: value}
 
@@ -160,10 +214,21 @@ def test_options_are_read_only(named):
         secretive().options["weight"] = 3.0
 
 
+class Named(NamedTuple):
+    held: str
+
+
 @pytest.mark.parametrize(
-    "options", [{"api_keys": ("s3cr3t",)}, {"api_key": b"s3cr3t"}, {"headers": [{"Authorization": "s3cr3t"}]}]
+    "options",
+    [
+        {"api_keys": {"s3cr3t"}},
+        {"headers": {"Cookie": Named("s3cr3t")}},
+        {"api_keys": ("s3cr3t",)},
+        {"api_key": b"s3cr3t"},
+        {"headers": [{"Authorization": "s3cr3t"}]},
+    ],
 )
 def test_a_secret_is_masked_in_whatever_holds_it(options):
     held = Options(options)
     assert "s3cr3t" not in repr(held)
-    assert "s3cr3t" not in str(dict(held))
+    assert "s3cr3t" not in str(held.shown())

@@ -91,6 +91,18 @@ class TestSound(RerankerStandardTests):
         return sound(None, **fields)
 
 
+class TestSoundWithTheKeyInTheSource(RerankerStandardTests):
+    """The lines of a traceback show the source, which is no fault of the compressor's."""
+
+    secret = "sk-written-out"
+
+    def scoring(self, scores, **fields):
+        return Sound(key=SecretStr("sk-written-out"), model=Model(scores), **fields)
+
+    def failing(self, **fields):
+        return Sound(key=SecretStr("sk-written-out"), model=Model(None), **fields)
+
+
 class TestSoundWithOtherNames(RerankerStandardTests):
     """Keeps 3 unless told otherwise, and has other names for things."""
 
@@ -674,3 +686,12 @@ def test_a_suite_without_hooks_passes_nothing(promise):
 def test_the_module_needs_no_pytest():
     code = "import sys; sys.modules['pytest'] = None; from langchain_rerankx.testing import RerankerStandardTests"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_hooks_that_do_not_pass_fields_on_are_no_proof():
+    class Narrow(TestSound):
+        def scoring(self, scores, top_n=None):
+            return sound(scores, top_n=top_n)
+
+    with pytest.raises(AssertionError, match=r"scoring does not pass \*\*fields on"):
+        Narrow().test_an_unknown_field_is_refused()
