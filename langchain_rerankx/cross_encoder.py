@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rerankx import Backend, ReplyError, Scale
 
@@ -33,19 +35,20 @@ class CrossEncoder(Backend):
             )
         self.encoder, self.scale = encoder, scale
         self.model = str(getattr(encoder, "model_name", type(encoder).__name__))
-        # Fast tokenizers are set up anew at every call, so that two threads at once crash one another.
-        self._lock = threading.Lock()
+        self._lock = _lock_of(encoder)
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[float]:
         with self._lock:
             scores = self.encoder.score([(query, text) for text in texts])
-        shape = getattr(scores, "shape", ())
-        if len(shape) > 1:
+        try:
+            return [_number(score) for score in scores]
+        except (TypeError, ValueError) as error:
+            shape = getattr(scores, "shape", None)
+            what = f"scores of shape {tuple(shape)}" if shape else "something else than numbers"
             raise ReplyError(
-                f"{self.model} returned scores of shape {tuple(shape)} for {len(texts)} texts; expected one number each."
-                " A model with several classes is no reranker as it is"
-            )
-        return [float(score) for score in scores]
+                f"{self.model} returned {what} for {len(texts)} texts; expected one number each. A model with several classes is"
+                " no reranker as it is"
+            ) from error
 
     def __reduce__(self) -> tuple[object, ...]:
         return _cross_encoder, (self.encoder, self.scale)  # a lock does not travel
@@ -53,3 +56,20 @@ class CrossEncoder(Backend):
 
 def _cross_encoder(encoder: BaseCrossEncoder, scale: Scale) -> CrossEncoder:
     return CrossEncoder(encoder, scale=scale)
+
+
+def _number(score: Any) -> float:
+    """Return a score, or the only one in an array, as a float."""
+    return float(score.item() if hasattr(score, "item") else score)
+
+
+# Fast tokenizers are set up anew at every call, so that two threads at once crash one another: one lock per encoder, whoever
+# holds it.
+_locks: dict[int, threading.Lock] = {}
+
+
+def _lock_of(encoder: object) -> threading.Lock:
+    lock = _locks.setdefault(id(encoder), threading.Lock())
+    with contextlib.suppress(TypeError):  # it cannot be referred to weakly, so its lock stays
+        weakref.finalize(encoder, _locks.pop, id(encoder), None)
+    return lock

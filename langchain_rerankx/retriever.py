@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -15,15 +16,20 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema, model_validator
 
 import rerankx
 from langchain_rerankx.candidates import (
+    KNOBS,
+    Copies,
     asking_for,
+    hint_at_fetch_k,
     hint_at_fewer_than_asked,
     hint_at_nothing_to_choose_from,
     is_dynamic,
+    most_to_choose_from,
     own_number,
 )
 from langchain_rerankx.reranker import Reranker, RerankInput, not_default
@@ -117,10 +123,18 @@ def _as_retriever(value: object) -> Runnable[str, list[Document]]:
         raise TypeError(f"{type(value).__name__} is not a retriever; pass its .as_retriever()")
     if inspect.isgeneratorfunction(value):  # RunnableLambda would add its documents up
 
-        def gathered(query: str) -> list[Document]:
-            return list(value(query))
+        @functools.wraps(value)
+        def gathered(*args: Any, **kwargs: Any) -> list[Document]:
+            return list(value(*args, **kwargs))
 
         return RunnableLambda(gathered)
+    if inspect.isasyncgenfunction(value):
+
+        @functools.wraps(value)
+        async def agathered(*args: Any, **kwargs: Any) -> list[Document]:
+            return [document async for document in value(*args, **kwargs)]
+
+        return RunnableLambda(agathered)
     if callable(value):
         return RunnableLambda(value)
     raise TypeError(f"retriever must be a retriever, a Runnable or a function of the query, not {type(value).__name__}")
@@ -131,6 +145,10 @@ def _as_reranker(value: object) -> Runnable[RerankInput, list[Document]] | BaseD
         return Reranker(value)
     if isinstance(value, Runnable | BaseDocumentCompressor):
         return value
+    if hasattr(value, "score"):
+        raise TypeError(
+            f"{type(value).__name__} is not a reranker; if it is a cross-encoder: Reranker.from_cross_encoder(...)"
+        )
     raise TypeError(
         "reranker must be a backend's name, a rerankx.Backend or Reranker, a document compressor or a Runnable, not"
         f" {type(value).__name__}"
@@ -163,6 +181,8 @@ class RerankRetriever(BaseRetriever):
     model_config = ConfigDict(
         arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, validate_assignment=True
     )
+
+    _copies: Copies = PrivateAttr(default_factory=Copies)
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
@@ -264,11 +284,15 @@ class _Call:
         self, retriever: RerankRetriever, config: RunnableConfig, top_n: int | None, asked: Mapping[str, Any]
     ) -> None:
         self.source, self.source_config = _resolved(retriever.base_retriever, config)
-        own, candidates = own_number(self.source), retriever.candidates
-        self.asked = dict(asked)
+        own, candidates, self.asked = own_number(self.source), retriever.candidates, dict(asked)
         if candidates is not None:
-            self.source, keywords = asking_for(candidates, self.source)
-            self.asked = {**keywords, **asked}
+            # A number given with the call is then, like the retriever's own, how many are kept.
+            own = next((self.asked.pop(name) for name in KNOBS if name in asked), own)
+            self.source, keywords = retriever._copies.asking_for(candidates, self.source)
+            self.asked |= keywords
+            most = most_to_choose_from(self.source, self.asked)
+            if most is not None and most < candidates:
+                hint_at_fetch_k(candidates, most)
         step, self.step_config = _resolved(retriever.reranker, config)
         self.step, number, takes_top_n = _as_runnable(step), _number_of(step), _takes_top_n(step)
         self.top_n = _checked_top_n(retriever.top_n if top_n is None else top_n)
@@ -291,8 +315,11 @@ def _checked_top_n(top_n: int | None) -> int | None:
 
 
 def _resolved(runnable: Any, config: RunnableConfig) -> tuple[Any, RunnableConfig]:
-    """Return what a Runnable with configurable parts is under this config; anything else as it is."""
-    return runnable.prepare(config) if is_dynamic(runnable) else (runnable, config)
+    """Return what a Runnable with configurable parts is under this config, and the config for it; anything else as it is."""
+    if isinstance(runnable, RunnableBindingBase):
+        bound, inner = _resolved(runnable.bound, merge_configs(runnable.config, config))
+        return (runnable, config) if bound is runnable.bound else (runnable.model_copy(update={"bound": bound}), inner)
+    return _resolved(*runnable.prepare(config)) if is_dynamic(runnable) else (runnable, config)
 
 
 def _takes_top_n(reranker: object) -> bool:

@@ -11,7 +11,7 @@ def nothing_said_yet():
         candidates = sys.modules["langchain_rerankx.candidates"]
         candidates.hint_at_nothing_to_choose_from.cache_clear()
         candidates.hint_at_fewer_than_asked.cache_clear()
-        candidates._log_fetch_k.cache_clear()
+        candidates.hint_at_fetch_k.cache_clear()
 
 
 @pytest.fixture(params=["sync", "async"])

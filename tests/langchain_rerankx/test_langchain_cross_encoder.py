@@ -1,3 +1,7 @@
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
@@ -7,7 +11,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_stage import BEST, QUESTION, documents, pages, scores
 
 import rerankx
-from langchain_rerankx import Reranker
+from langchain_rerankx import Reranker, cross_encoder
 from langchain_rerankx.cross_encoder import CrossEncoder
 from rerankx.testing import BackendContract, word_overlap
 
@@ -74,6 +78,49 @@ def test_scores_of_several_classes_are_refused_by_their_shape(invoke):
 
 def test_scores_may_be_any_iterable(invoke):
     assert pages(invoke(Reranker.from_cross_encoder(Second()), asked())) == BEST
+
+
+def test_a_column_of_scores_is_taken(invoke):
+    class Column(Overlap):
+        def score(self, text_pairs):
+            return super().score(text_pairs)[:, None]
+
+    assert pages(invoke(Reranker.from_cross_encoder(Column()), asked())) == BEST
+
+
+def test_lists_of_scores_are_refused(invoke):
+    class Lists(Overlap):
+        def score(self, text_pairs):
+            return [[0.1, 0.9] for _ in text_pairs]
+
+    with pytest.raises(rerankx.ReplyError, match="something else than numbers for 5 texts"):
+        invoke(Reranker.from_cross_encoder(Lists()), asked())
+
+
+def test_one_call_at_a_time_reaches_an_encoder_that_two_rerankers_share():
+    class Watched(Overlap):
+        inside, most = 0, 0
+
+        def score(self, text_pairs):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            time.sleep(0.01)
+            self.inside -= 1
+            return super().score(text_pairs)
+
+    watched = Watched()
+    rerankers = [Reranker.from_cross_encoder(watched) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda reranker: reranker.invoke(asked()), rerankers))
+    assert watched.most == 1
+
+
+def test_an_encoder_that_is_gone_leaves_no_lock_behind():
+    encoder = Overlap()
+    made, before = CrossEncoder(encoder), len(cross_encoder._locks)
+    del encoder, made
+    gc.collect()
+    assert len(cross_encoder._locks) < before
 
 
 def test_too_few_scores_are_an_error_and_lose_no_document(invoke):

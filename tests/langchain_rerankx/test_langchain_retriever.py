@@ -309,8 +309,19 @@ def test_a_fetch_k_that_is_too_small_is_told_once(invoke, caplog, search):
     assert "candidates=50, but maximal marginal relevance chooses among fetch_k=20" in message
 
 
-def test_a_fetch_k_that_is_large_enough_is_no_reason_to_warn(invoke, caplog):
-    invoke(rerank(diverse(60, fetch_k=50), FakeBackend(), candidates=50, top_n=3), "text")
+@pytest.mark.parametrize(
+    ("make", "keywords"),
+    [
+        (lambda: diverse(60, fetch_k=50), {}),
+        (lambda: diverse(60).bind(fetch_k=50), {}),
+        (lambda: diverse(60), {"fetch_k": 50}),
+    ],
+    ids=["set", "bound", "of the call"],
+)
+def test_a_fetch_k_that_is_large_enough_is_no_reason_to_warn(invoke, caplog, make, keywords):
+    backend = FakeBackend()
+    invoke(rerank(make(), backend, candidates=50, top_n=3), "text", **keywords)
+    assert len(backend.calls[0].texts) == 50
     assert warnings_of(caplog) == []
 
 
@@ -523,7 +534,32 @@ def test_a_generator_function_is_a_retriever_too():
         yield Document("a")
         yield Document(query)
 
-    assert [d.page_content for d in rerank(search, FakeBackend()).invoke("q")] == ["q", "a"]
+    assert pages(rerank(search, FakeBackend()).invoke("q")) == ["q", "a"]
+
+
+def test_a_generator_function_may_take_the_config():
+    def search(query, config):
+        yield Document(config["configurable"]["user"])
+
+    found = rerank(search, FakeBackend()).invoke("q", {"configurable": {"user": "u"}})
+    assert pages(found) == ["u"]
+
+
+def test_an_asynchronous_generator_function_is_a_retriever_too():
+    async def search(query):
+        yield Document("a")
+        yield Document(query)
+
+    assert pages(asyncio.run(rerank(search, FakeBackend()).ainvoke("q"))) == ["q", "a"]
+
+
+def test_a_cross_encoder_is_told_where_it_goes_in():
+    class Scores:
+        def score(self, text_pairs):
+            return []
+
+    with pytest.raises(TypeError, match=r"Reranker\.from_cross_encoder"):
+        rerank(base(), Scores())
 
 
 @pytest.mark.parametrize("top_n", [True, "2", 1.0])
