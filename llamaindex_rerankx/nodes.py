@@ -41,9 +41,13 @@ def _with_score(index: int, node: object) -> NodeWithScore:
     raise TypeError(f"node {index} is {type(node).__name__}; expected a NodeWithScore or a node")
 
 
-def reranked_nodes(ranking: Ranking[NodeWithScore]) -> list[RerankedNode]:
-    """Return new objects around the ranking's own nodes, in its order."""
-    return [_reranked_node(hit, ranking.degraded) for hit in ranking]
+def reranked_nodes(ranking: Ranking[NodeWithScore], *, into_metadata: bool = False) -> list[RerankedNode]:
+    """Return new objects around the ranking's own nodes, in its order; around copies of them if the score goes into metadata."""
+    reranked = [_reranked_node(hit, ranking.degraded) for hit in ranking]
+    if into_metadata:
+        for one in reranked:
+            one.node = _noted(one.node, one.retrieval_score)
+    return reranked
 
 
 def _reranked_node(hit: Hit[NodeWithScore], degraded: str | None) -> RerankedNode:
@@ -53,3 +57,12 @@ def _reranked_node(hit: Hit[NodeWithScore], degraded: str | None) -> RerankedNod
     else:
         score, rank = came.score, hit.index + 1
     return RerankedNode(node=came.node, score=hit.score, retrieval_score=score, retrieval_rank=rank, degraded=degraded)
+
+
+def _noted(node: BaseNode, score: float | None) -> BaseNode:
+    name = "retrieval_score"
+    hidden = {
+        field: list(dict.fromkeys([*getattr(node, field), name]))
+        for field in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+    }
+    return node.model_copy(update={"metadata": {**node.metadata, name: score}, **hidden})

@@ -33,8 +33,11 @@ dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger("rerankx")
 
 # What an option's name holds when its value may be a secret, unless that is a number; such options are left out of to_dict().
-# "tokenizer" and its kind name a file.
-_SECRET = re.compile(r"key|token(?!i)|secret|password|credential|auth", re.IGNORECASE)
+# "tokenizer" and its kind name a file, "key_field" a field.
+_SECRET = re.compile(
+    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|credential|auth(?!or(?!iz))|cookie|bearer", re.IGNORECASE
+)
+_JSON = (str, int, float, type(None), Mapping, list, tuple)
 
 
 class Rerank(BaseNodePostprocessor):
@@ -42,11 +45,12 @@ class Rerank(BaseNodePostprocessor):
 
         index.as_query_engine(similarity_top_k=20, node_postprocessors=[Rerank("embedded", top_n=5)])
 
-    Returns new `RerankedNode` objects around the same node objects; nothing that came in is changed, metadata included.
-    Nodes without text are never sent to the backend; they come last, with score 0.0.
+    Returns new `RerankedNode` objects around the same node objects; nothing that came in is changed, metadata included: prompts,
+    embeddings and hashes stay as they were. Nodes without text are never sent to the backend; they come last, with score 0.0.
 
-    `to_dict` holds no function and no option whose name suggests a secret: give those to `from_dict` again, or have the
-    backend read them from the environment. A `Backend` object does not survive `to_dict`; it does survive pickle.
+    `to_dict` holds no function, no object such as a client among the options, and no option whose name suggests a secret: give
+    those to `from_dict` again, or have the backend read them from the environment. A `Backend` object does not survive
+    `to_dict`; it does survive pickle.
 
     Args:
         backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a ready `rerankx.Reranker`.
@@ -56,6 +60,9 @@ class Rerank(BaseNodePostprocessor):
         metadata_mode: What a node's text is: its content with the metadata that an embedding model sees (EMBED), with
             that which an LLM sees (LLM), with all of it (ALL), or with none (NONE).
         key: Returns the text of a node, instead of `metadata_mode`.
+        keep_retrieval_score: Also write `retrieval_score` into the metadata of a copy of each node, as other rerankers do.
+            Neither a language model nor an embedding model is shown it, but the node's hash changes, by which some
+            retrievers tell nodes apart. `RerankedNode` has it either way.
         on_error: "raise", or "input_order", which returns the nodes as they came, with `degraded="input_order"`.
         deadline_s: Seconds for one ranking, above 0; None = no bound.
         on_ranking: Called with every `rerankx.Ranking`, whose documents are the `NodeWithScore` objects that came in.
@@ -77,6 +84,7 @@ class Rerank(BaseNodePostprocessor):
     min_score: float | None = Field(default=None, ge=0, le=1)
     metadata_mode: MetadataMode = MetadataMode.EMBED
     key: Callable[[BaseNode], str] | None = Field(default=None, exclude=True)
+    keep_retrieval_score: bool = False
     on_error: Literal["raise", "input_order"] = Field(default="raise", frozen=True)
     deadline_s: float | None = Field(default=None, frozen=True)
     on_ranking: Callable[[Ranking[Any]], object] | None = Field(default=None, frozen=True, exclude=True)
@@ -93,6 +101,7 @@ class Rerank(BaseNodePostprocessor):
         min_score: float | None = None,
         metadata_mode: MetadataMode = MetadataMode.EMBED,
         key: Callable[[BaseNode], str] | None = None,
+        keep_retrieval_score: bool = False,
         on_error: Literal["raise", "input_order"] = "raise",
         deadline_s: float | None = None,
         on_ranking: Callable[[Ranking[Any]], object] | None = None,
@@ -116,6 +125,7 @@ class Rerank(BaseNodePostprocessor):
             "min_score": min_score,
             "metadata_mode": metadata_mode,
             "key": key,
+            "keep_retrieval_score": keep_retrieval_score,
             "on_error": reranker.on_error,
             "deadline_s": reranker.deadline_s,
             "on_ranking": reranker.on_ranking,
@@ -216,7 +226,7 @@ class Rerank(BaseNodePostprocessor):
             if attempt.error is not None:
                 failure = BackendError(f"backend {attempt.backend!r} (model {attempt.model!r}): {attempt.error}")
                 dispatcher.event(ExceptionEvent(exception=failure))
-        return reranked_nodes(ranking)
+        return reranked_nodes(ranking, into_metadata=self.keep_retrieval_score)
 
     @field_serializer("backend")
     def _backend_name(self, backend: str | Backend | Reranker) -> str:
@@ -224,6 +234,11 @@ class Rerank(BaseNodePostprocessor):
             return backend
         scorer = backend.backend if isinstance(backend, Reranker) else backend
         return f"<{scorer.name}:{scorer.model}>"  # no name of a backend: from_dict then says so, and builds no other
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        """Return what `repr` shows; of a backend object only what it is, since its own may show a key."""
+        for name, value in super().__repr_args__():
+            yield name, self._backend_name(self.backend) if name == "backend" else value
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -255,14 +270,15 @@ def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) 
 
 
 def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
+    """Return what of the options may be written down: no secrets, and nothing that JSON has no word for."""
     return {
         name: _cleaned(value)
         for name, value in options.items()
-        if isinstance(value, int | float | None) or not _SECRET.search(str(name))
+        if isinstance(value, int | float | None) or (isinstance(value, _JSON) and not _SECRET.search(str(name)))
     }
 
 
 def _cleaned(value: object) -> object:
     if isinstance(value, Mapping):
         return _without_secrets(value)
-    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_cleaned(item) for item in value if isinstance(item, _JSON)] if isinstance(value, list | tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast, overload
 
@@ -123,7 +124,8 @@ def rerank(
         target: A retriever, or a `RetrieverQueryEngine` such as `index.as_query_engine()` returns.
         backend: As in `Rerank`, or any ready postprocessor.
         top_n: As in `Rerank`. With `candidates` and without `top_n`, as many as the retriever was asked for until now.
-        candidates: How many nodes to ask the retriever for, at least 1: the `similarity_top_k` of a copy of it.
+        candidates: How many nodes to ask the retriever for, at least 1: the `similarity_top_k` of a copy of it, or the `top_n` of
+            one that reranks already. A BM25 retriever is asked for no more than it holds.
         **options: As in `Rerank`.
 
     Raises:
@@ -139,7 +141,7 @@ def rerank(
         raise _refusal(target)
     if candidates is not None:
         if top_n is None and not isinstance(backend, BaseNodePostprocessor):
-            top_n = getattr(retriever, "similarity_top_k", None)
+            top_n = _own_number(retriever)
         retriever = _widened(retriever, candidates)
     if isinstance(target, BaseRetriever):
         return RerankRetriever(retriever, backend, top_n=top_n, **options)  # type: ignore[arg-type]
@@ -163,18 +165,48 @@ def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
         raise TypeError(f"candidates must be a whole number or None, not {candidates!r}")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, not {candidates}")
+    if isinstance(retriever, RerankRetriever):
+        return _reranking_more(retriever, candidates)
     wider: Any = copy.copy(retriever)
     try:
         if isinstance(retriever, QueryFusionRetriever):  # its own number only cuts what the retrievers inside it bring
             raise AttributeError
         wider.similarity_top_k  # noqa: B018  (it must be there: setting an attribute that nobody reads would do nothing)
-        wider.similarity_top_k = candidates
+        wider.similarity_top_k = min(candidates, _most(retriever))
     except AttributeError as error:
         raise TypeError(
             f"{type(retriever).__name__} has no similarity_top_k for candidates={candidates} to set; leave candidates out"
             " and set how many nodes it brings where you build it (often the similarity_top_k of a retriever inside it)"
         ) from error
     return cast(BaseRetriever, wider)
+
+
+def _own_number(retriever: BaseRetriever) -> int | None:
+    """Return how many nodes the retriever is set to bring; None if it does not say."""
+    if isinstance(retriever, RerankRetriever):
+        top_n = getattr(retriever.postprocessor, "top_n", None)
+        return _own_number(retriever.retriever) if top_n is None else top_n
+    number = getattr(retriever, "similarity_top_k", None)
+    return number if isinstance(number, int) else None
+
+
+def _reranking_more(retriever: RerankRetriever, candidates: int) -> RerankRetriever:
+    """Return a copy that keeps `candidates` nodes, and asks for at least as many where it can."""
+    wider, kept = copy.copy(retriever), copy.copy(retriever.postprocessor)
+    if not hasattr(kept, "top_n"):
+        raise TypeError(f"{type(kept).__name__} has no top_n for candidates={candidates} to set; leave candidates out")
+    kept.top_n = candidates
+    wider._postprocessor = kept
+    asked = _own_number(retriever.retriever)
+    if asked is not None and asked < candidates:
+        wider._retriever = _widened(retriever.retriever, candidates)
+    return wider
+
+
+def _most(retriever: object) -> float:
+    """Return how many nodes a retriever can be asked for: LlamaIndex's BM25 raises when that is more than it holds."""
+    scores = getattr(getattr(retriever, "bm25", None), "scores", None)
+    return scores["num_docs"] if isinstance(scores, Mapping) and "num_docs" in scores else math.inf
 
 
 def _reranked_engine(

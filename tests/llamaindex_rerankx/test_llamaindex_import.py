@@ -86,3 +86,16 @@ after = {name.partition(".")[0] for name in sys.modules}
 print(sorted(after - before - sys.stdlib_module_names))
 """
     assert python(code) == "['llamaindex_rerankx', 'rerankx']"
+
+
+@needs_llama_index
+def test_the_name_that_integrations_have_is_an_alias():
+    import llama_index.postprocessor.rerankx as alias
+
+    import llamaindex_rerankx
+
+    assert alias.__all__ == llamaindex_rerankx.__all__
+    assert all(getattr(alias, name) is getattr(llamaindex_rerankx, name) for name in alias.__all__)
+    above = Path(alias.__file__).parents[1]
+    assert not (above / "__init__.py").exists()
+    assert not (above.parent / "__init__.py").exists()

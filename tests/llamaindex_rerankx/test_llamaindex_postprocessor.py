@@ -310,3 +310,20 @@ def test_enough_candidates_are_not_warned_of(run, caplog):
 def test_a_threshold_on_scores_that_are_only_an_order_is_refused_at_once():
     with pytest.raises(ValueError, match="only an order"):
         Rerank(FakeBackend(scale=Scale.RANK), min_score=0.5)
+
+
+def test_the_retrieval_score_goes_into_the_metadata_of_a_copy_if_asked_for(run):
+    given = retrieved()
+    before = [(node.node.hash, dict(node.metadata)) for node in given]
+    best = run(Rerank(Overlap(), top_n=1, keep_retrieval_score=True), given, QUESTION)[0]
+    assert best.node.metadata["retrieval_score"] == best.retrieval_score == 0.85
+    assert [(node.node.hash, dict(node.metadata)) for node in given] == before
+    for mode in (MetadataMode.EMBED, MetadataMode.LLM):
+        assert best.node.get_content(metadata_mode=mode) == given[BEST[0]].node.get_content(metadata_mode=mode)
+
+
+def test_a_second_reranking_keeps_the_retrieval_score_of_the_first(run):
+    once = run(Rerank(Overlap(), keep_retrieval_score=True), retrieved(), QUESTION)
+    twice = run(Rerank(Overlap(weight=0.5), keep_retrieval_score=True), once, QUESTION)
+    assert twice[0].node.metadata["retrieval_score"] == 0.85
+    assert twice[0].node.excluded_llm_metadata_keys == ["retrieval_score"]

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ pytest.importorskip("llama_index.core", reason="needs the extra: pip install 're
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager, CBEventType
 from llama_index.core.chat_engine import SimpleChatEngine
-from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.postprocessor import LongContextReorder, SimilarityPostprocessor
 from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import QueryBundle
@@ -141,6 +142,50 @@ def test_candidates_widen_a_copy_of_the_retriever(retrieve):
 def test_with_candidates_alone_as_many_come_back_as_before(retrieve):
     inner = index_of().as_retriever(similarity_top_k=3)
     assert len(retrieve(rerank(inner, Overlap(), candidates=8))) == 3
+
+
+class Counting(BaseRetriever):
+    """Raises, as LlamaIndex's BM25 does, when it is asked for more than it holds."""
+
+    def __init__(self):
+        self.similarity_top_k = 2
+        self.bm25 = SimpleNamespace(scores={"num_docs": len(PASSAGES)})
+        super().__init__()
+
+    def _retrieve(self, query_bundle):
+        if self.similarity_top_k > len(PASSAGES):
+            raise ValueError("k is larger than the corpus")
+        return retrieved()[: self.similarity_top_k]
+
+
+def test_a_retriever_is_asked_for_no_more_than_it_holds(retrieve):
+    backend = Overlap()
+    assert len(retrieve(rerank(Counting(), backend, candidates=1000, top_n=3), QUESTION)) == 3
+    assert len(backend.seen) == len(PASSAGES)
+
+
+@pytest.mark.parametrize("own", [10, 1], ids=["it has them", "it has to ask for them"])
+def test_a_reranking_retriever_is_asked_for_that_many_of_its_best(retrieve, own):
+    first, second = Overlap(), Overlap()
+    inner = index_of().as_retriever(similarity_top_k=own)
+    once = rerank(inner, first, top_n=1)
+    twice = rerank(once, second, candidates=4, top_n=2)
+    assert len(retrieve(twice, QUESTION)) == 2
+    assert (len(first.seen), len(second.seen)) == (max(own, 4), 4)
+    assert (once.postprocessor.top_n, inner.similarity_top_k) == (1, own)
+
+
+def test_with_candidates_as_many_come_back_as_from_the_reranking_retriever(retrieve):
+    once = rerank(index_of().as_retriever(similarity_top_k=3), Overlap())
+    assert len(retrieve(rerank(once, Overlap(), candidates=6), QUESTION)) == 3
+    once = rerank(index_of().as_retriever(similarity_top_k=8), Overlap(), top_n=2)
+    assert len(retrieve(rerank(once, Overlap(), candidates=6), QUESTION)) == 2
+
+
+def test_a_reranking_retriever_whose_postprocessor_has_no_number_is_refused():
+    once = RerankRetriever(index_of().as_retriever(), LongContextReorder())
+    with pytest.raises(TypeError, match="LongContextReorder has no top_n for candidates=5"):
+        rerank(once, Overlap(), candidates=5)
 
 
 def test_candidates_that_are_not_more_than_top_n_are_warned_of(retrieve, caplog):

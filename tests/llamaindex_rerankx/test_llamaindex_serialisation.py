@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from dataclasses import dataclass
 from threading import Lock
 
 import pytest
@@ -127,6 +128,27 @@ def test_a_reranked_node_goes_to_a_dict_and_through_pickle():
 def test_an_option_that_is_a_number_is_no_secret_whatever_its_name():
     reranker = Rerank("embedded", max_tokens=128)
     assert Rerank.from_dict(reranker.to_dict())._reranker.backend.max_tokens == 128
+
+
+def test_a_backend_object_is_shown_by_what_it_is():
+    @dataclass
+    class Telling(Overlap):
+        api_key: str
+
+        def __post_init__(self):
+            super().__init__()
+
+    shown = repr(Rerank(Telling(api_key="s3cr3t")))
+    assert "s3cr3t" not in shown
+    assert "backend='<overlap:words>'" in shown
+
+
+def test_objects_among_the_options_stay_out_of_to_dict(installed_backends):
+    client = object()
+    dumped = Rerank("overlap", client=client, clients=[client, "a"], weight=2.0).to_dict()
+    assert "client" not in dumped
+    assert (dumped["clients"], dumped["weight"]) == (["a"], 2.0)
+    assert json.dumps(dumped)
 
 
 def test_secrets_in_lists_stay_out_and_a_tokenizer_is_none():
