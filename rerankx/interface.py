@@ -368,9 +368,12 @@ def _checked(
             raise ReplyError(f"{where}: {name} is a {kind}; expected {expected.__name__}")
     if scores.degraded not in (None, *get_args(Degraded)):
         raise ReplyError(f"{where} returned degraded={str(scores.degraded)[:40]!r}; known: {get_args(Degraded)}")
+    # Part of the texts may be left unscored on purpose; all of them is no scoring, whatever the backend calls it.
+    nothing = all(value is None for value in values)
+    degraded = "incomplete" if nothing and scores.degraded is None else scores.degraded
     return replace(
         scores, values=tuple(values), order=order, details=details, attempts=tuple(scores.attempts), scale=scale,
-        elapsed_ms=elapsed_ms,
+        elapsed_ms=elapsed_ms, degraded=degraded,
     )  # fmt: skip
 
 

@@ -445,3 +445,17 @@ def test_the_default_fingerprint_is_name_and_model():
     assert Least().fingerprint == "least:none"
     assert repr(Least()) == "<Least least:none>"
     assert Least().score("q", TEXTS).values == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "degraded"),
+    [
+        ([None, None], None, "incomplete"),
+        ([None, None], "deadline", "deadline"),
+        ([None, 0.5], None, None),
+    ],
+)
+def test_a_scoring_that_scores_nothing_is_incomplete(values, given, degraded):
+    backend = FakeBackend(reply=Scores(values, degraded=given))
+    assert backend.score("q", ["a", "b"]).degraded == degraded
+    assert backend.score("q", ["", " "]).degraded is None

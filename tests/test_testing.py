@@ -557,7 +557,7 @@ FAULTS = {
     "test_a_deadline_does_what_is_declared": [
         (made(FakeBackend), {"on_deadline": "error"}, "DID NOT RAISE"),
         (made(FakeBackend), {"on_deadline": "unscored"}, "the deadline had passed, and all were scored"),
-        (made(Faulty, late_and_silent), {"on_deadline": "unscored"}, "degraded is None; expected 'deadline'"),
+        (made(Faulty, late_and_silent), {"on_deadline": "unscored"}, "degraded is 'incomplete'; expected 'deadline'"),
         (made(Faulty, late_and_silent), {}, "after a deadline that is ignored"),
         (made(Faulty, late), {}, "late"),
         (made(FakeBackend, reply=Scores([0.0] * 3, degraded="deadline")), {}, "declared on_deadline='ignored'"),
