@@ -15,6 +15,8 @@ _SECRET = re.compile(
 )
 
 
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
+
 # What shows itself without telling more than it should; anything else may be a client that holds a key.
 _PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes, BaseModel)
 
@@ -90,7 +92,7 @@ def _mapped(path: str, value: object, change: Callable[[str, object], object]) -
 
 
 def _masked(path: str, value: object) -> object:
-    if not _SECRET.search(path):
+    if not (_SECRET.search(path) or (isinstance(value, str) and _PASSWORD_IN_URL.search(value))):
         return value
     return SecretBytes(value) if isinstance(value, bytes) else SecretStr(value) if isinstance(value, str) else value
 

@@ -6,7 +6,10 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from difflib import get_close_matches
+from inspect import signature
+from os import PathLike, fspath
+from typing import Annotated, Any, Literal
 
 from llama_index.core.bridge.pydantic import (
     BaseModel,
@@ -25,6 +28,8 @@ from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from pydantic import WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from llamaindex_rerankx.nodes import RerankedNode, reranked_nodes, with_scores
 from rerankx import Backend, BackendError, Ranking, Reranker
@@ -37,7 +42,8 @@ logger = logging.getLogger("rerankx")
 _SECRET = re.compile(
     r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|credential|auth(?!or(?!iz))|cookie|bearer", re.IGNORECASE
 )
-_JSON = (str, int, float, type(None), Mapping, list, tuple)
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
+_UNWRITABLE = object()
 
 
 class Rerank(BaseNodePostprocessor):
@@ -78,16 +84,16 @@ class Rerank(BaseNodePostprocessor):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, validate_assignment=True)
 
-    backend: str | Backend | Reranker = Field(frozen=True)
+    backend: Annotated[str | Backend | Reranker, WithJsonSchema({"type": "string"})] = Field(frozen=True)
     model: str | None = Field(default=None, frozen=True)
     top_n: int | None = Field(default=None, ge=1)
     min_score: float | None = Field(default=None, ge=0, le=1)
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    key: Callable[[BaseNode], str] | None = Field(default=None, exclude=True)
+    key: SkipJsonSchema[Callable[[BaseNode], str] | None] = Field(default=None, exclude=True)
     keep_retrieval_score: bool = False
     on_error: Literal["raise", "input_order"] = Field(default="raise", frozen=True)
     deadline_s: float | None = Field(default=None, frozen=True)
-    on_ranking: Callable[[Ranking[Any]], object] | None = Field(default=None, frozen=True, exclude=True)
+    on_ranking: SkipJsonSchema[Callable[[Ranking[Any]], object] | None] = Field(default=None, frozen=True, exclude=True)
     _options: dict[str, object] = PrivateAttr()
     _reranker: Reranker = PrivateAttr()
     _warned: bool = PrivateAttr(default=False)
@@ -114,9 +120,15 @@ class Rerank(BaseNodePostprocessor):
             )
             reranker = backend
         else:
-            reranker = Reranker(
-                backend, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking, **options
-            )
+            try:
+                reranker = Reranker(
+                    backend, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking, **options
+                )
+            except TypeError as error:
+                unknown = [name for name in options if f"no option {name!r}" in str(error)]
+                if near := "".join(map(_nearest, unknown)):
+                    raise TypeError(f"{error}{near}") from error
+                raise
         reranker.check(min_score=min_score)
         fields: dict[str, Any] = {
             "backend": backend,
@@ -216,7 +228,11 @@ class Rerank(BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             reranked: list[NodeWithScore] = []
-            yield reranked
+            try:
+                yield reranked
+            except Exception as error:
+                dispatcher.event(ExceptionEvent(exception=error))
+                raise
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
 
@@ -224,7 +240,7 @@ class Rerank(BaseNodePostprocessor):
         """Return the ranking's nodes, after one event for each attempt that failed."""
         for attempt in ranking.attempts:
             if attempt.error is not None:
-                failure = BackendError(f"backend {attempt.backend!r} (model {attempt.model!r}): {attempt.error}")
+                failure = BackendError(f"{attempt.backend}:{attempt.model}: {attempt.error}")
                 dispatcher.event(ExceptionEvent(exception=failure))
         return reranked_nodes(ranking, into_metadata=self.keep_retrieval_score)
 
@@ -271,14 +287,29 @@ def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) 
 
 def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
     """Return what of the options may be written down: no secrets, and nothing that JSON has no word for."""
+    cleaned = {name: _cleaned(value) for name, value in options.items()}
     return {
-        name: _cleaned(value)
-        for name, value in options.items()
-        if isinstance(value, int | float | None) or (isinstance(value, _JSON) and not _SECRET.search(str(name)))
+        name: value
+        for name, value in cleaned.items()
+        if value is not _UNWRITABLE and (isinstance(value, int | float | None) or not _SECRET.search(str(name)))
     }
 
 
 def _cleaned(value: object) -> object:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy's
+        return value.item()
+    if isinstance(value, str):
+        return _UNWRITABLE if _PASSWORD_IN_URL.search(value) else value
     if isinstance(value, Mapping):
         return _without_secrets(value)
-    return [_cleaned(item) for item in value if isinstance(item, _JSON)] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [item for item in map(_cleaned, value) if item is not _UNWRITABLE]
+    return value if isinstance(value, int | float | None) else _UNWRITABLE
+
+
+def _nearest(option: str) -> str:
+    """Return "; did you mean ..." if an option that is unknown is nearly an argument of ours, else nothing."""
+    near = get_close_matches(option, [*signature(Rerank.__init__).parameters, "candidates"], n=1, cutoff=0.75)
+    return f"; rerankx itself has {near[0]!r}" if near else ""

@@ -222,6 +222,7 @@ class Named(NamedTuple):
     "options",
     [
         {"api_keys": {"s3cr3t"}},
+        {"base_url": "https://user:s3cr3t@host/v1"},
         {"headers": {"Cookie": Named("s3cr3t")}},
         {"api_keys": ("s3cr3t",)},
         {"api_key": b"s3cr3t"},

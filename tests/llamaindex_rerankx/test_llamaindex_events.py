@@ -68,6 +68,7 @@ def test_an_error_ends_the_callback_event_with_it(run, events):
         run(rerank, retrieved(), QueryBundle(QUESTION))
     assert of(CBEventType.RERANKING, heard.ended) == [{EventPayload.EXCEPTION: raised.value}]
     assert events.of(ReRankEndEvent) == []
+    assert [event.exception for event in events.of(ExceptionEvent)] == [raised.value]
 
 
 def test_a_failed_attempt_is_told_although_nothing_is_raised(run, events):

@@ -228,6 +228,14 @@ def test_an_unknown_option_is_refused(installed_backends, monkeypatch):
         Rerank("overlap", wieght=2.0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("min_scor", "min_score"), ("canditates", "candidates"), ("topn", "top_n")]
+)
+def test_a_misspelt_argument_names_the_nearest(wrong, right):
+    with pytest.raises(TypeError, match=f"no option '{wrong}'.*rerankx itself has '{right}'"):
+        Rerank("embedded", **{wrong: 3})
+
+
 def test_a_name_with_a_model_and_options_builds_the_backend(installed_backends):
     rerank = Rerank("overlap:letters", weight=0.5)
     best = rerank.postprocess_nodes(retrieved(), query_str=QUESTION)[0]

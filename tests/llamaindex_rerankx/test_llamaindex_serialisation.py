@@ -2,8 +2,10 @@ import copy
 import json
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import pytest
 
 pytest.importorskip("llama_index.core", reason="needs the extra: pip install 'rerankx[llamaindex]'")
@@ -149,6 +151,24 @@ def test_objects_among_the_options_stay_out_of_to_dict(installed_backends):
     assert "client" not in dumped
     assert (dumped["clients"], dumped["weight"]) == (["a"], 2.0)
     assert json.dumps(dumped)
+
+
+def test_numbers_of_numpy_and_paths_go_to_to_dict(installed_backends):
+    dumped = Rerank("overlap", weight=np.float32(0.5), folder=Path("a/b"), sizes=[np.int64(3)]).to_dict()
+    assert (dumped["weight"], dumped["folder"], dumped["sizes"]) == (0.5, str(Path("a/b")), [3])
+    assert type(dumped["weight"]) is float
+
+
+def test_a_url_with_a_password_stays_out(installed_backends):
+    dumped = Rerank("overlap", base_url="https://user:s3cr3t@host/v1", url="https://host/v1").to_dict()
+    assert "base_url" not in dumped
+    assert dumped["url"] == "https://host/v1"
+
+
+def test_its_fields_have_a_json_schema():
+    schema = Rerank.model_json_schema()
+    assert {"backend", "model", "top_n", "min_score", "metadata_mode", "on_error"} <= schema["properties"].keys()
+    assert not {"key", "on_ranking"} & schema["properties"].keys()
 
 
 def test_secrets_in_lists_stay_out_and_a_tokenizer_is_none():
