@@ -173,6 +173,10 @@ def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
             raise AttributeError
         wider.similarity_top_k  # noqa: B018  (it must be there: setting an attribute that nobody reads would do nothing)
         wider.similarity_top_k = min(candidates, _most(retriever))
+        if (
+            bound := getattr(wider, "_hybrid_top_k", None)
+        ) is not None:  # what stores with a hybrid search return at most
+            wider._hybrid_top_k = max(bound, candidates)
     except AttributeError as error:
         raise TypeError(
             f"{type(retriever).__name__} has no similarity_top_k for candidates={candidates} to set; leave candidates out"
@@ -196,6 +200,8 @@ def _reranking_more(retriever: RerankRetriever, candidates: int) -> RerankRetrie
     if not hasattr(kept, "top_n"):
         raise TypeError(f"{type(kept).__name__} has no top_n for candidates={candidates} to set; leave candidates out")
     kept.top_n = candidates
+    if isinstance(kept, Rerank):
+        kept._warned = True  # of few candidates: this number is nobody's choice
     wider._postprocessor = kept
     asked = _own_number(retriever.retriever)
     if asked is not None and asked < candidates:

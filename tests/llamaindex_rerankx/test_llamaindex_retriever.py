@@ -182,6 +182,21 @@ def test_with_candidates_as_many_come_back_as_from_the_reranking_retriever(retri
     assert len(retrieve(rerank(once, Overlap(), candidates=6), QUESTION)) == 2
 
 
+def test_a_number_that_nobody_chose_is_no_reason_to_warn(retrieve, caplog):
+    once = rerank(index_of().as_retriever(), Overlap(), top_n=2)
+    retrieve(rerank(once, Overlap(), top_n=1, candidates=8), QUESTION)
+    assert [record for record in caplog.records if "nothing to choose from" in record.getMessage()] == []
+
+
+@pytest.mark.parametrize(("own", "asked"), [(3, 20), (None, None), (30, 30)])
+def test_candidates_reach_the_bound_of_a_hybrid_search(own, asked):
+    hybrid = index_of().as_retriever(vector_store_query_mode="hybrid", similarity_top_k=2, hybrid_top_k=own)
+    wider = rerank(hybrid, Overlap(), candidates=20).retriever
+    asks = wider._build_vector_store_query(QueryBundle(QUESTION, embedding=[0.0] * 64))
+    assert (asks.similarity_top_k, asks.hybrid_top_k) == (20, asked)
+    assert hybrid._hybrid_top_k == own
+
+
 def test_a_reranking_retriever_whose_postprocessor_has_no_number_is_refused():
     once = RerankRetriever(index_of().as_retriever(), LongContextReorder())
     with pytest.raises(TypeError, match="LongContextReorder has no top_n for candidates=5"):
