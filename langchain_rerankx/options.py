@@ -11,11 +11,12 @@ import rerankx
 
 # A name that may hold a secret. "tokenizer" and its kind name a file, "key_field" a field.
 _SECRET = re.compile(
-    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|credential|auth(?!or(?!iz))|cookie|bearer", re.IGNORECASE
+    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|cred|auth(?!or(?!iz))|cookie|bearer|passphrase|signature|jwt",
+    re.IGNORECASE,
 )
 
 
-_PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
+_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&]*(key|token|sig|secret)[^=&]*=", re.IGNORECASE)
 
 # What shows itself without telling more than it should; anything else may be a client that holds a key.
 _PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes, BaseModel)
@@ -87,12 +88,15 @@ def _mapped(path: str, value: object, change: Callable[[str, object], object]) -
     if isinstance(value, Mapping):
         return {name: _mapped(f"{path}.{name}", item, change) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and type(value) in (list, tuple, set, frozenset):
-        return type(value)(_mapped(path, item, change) for item in value)
+        items = list(value)
+        if len(items) == 2 and isinstance(items[0], str):  # a header, as a pair
+            path = f"{path}.{items[0]}"
+        return type(value)(_mapped(path, item, change) for item in items)
     return change(path, value)
 
 
 def _masked(path: str, value: object) -> object:
-    if not (_SECRET.search(path) or (isinstance(value, str) and _PASSWORD_IN_URL.search(value))):
+    if not (_SECRET.search(path) or (isinstance(value, str) and _SECRET_IN_URL.search(value))):
         return value
     return SecretBytes(value) if isinstance(value, bytes) else SecretStr(value) if isinstance(value, str) else value
 

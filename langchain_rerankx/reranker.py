@@ -83,7 +83,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """Keep that many; None keeps all."""
     min_score: float | None = Field(default=None, ge=0, le=1, strict=True)
     """Keep those with at least this score, in [0, 1]; applied before `top_n`."""
-    key: SkipJsonSchema[Callable[[Document], str] | None] = None
+    key: SkipJsonSchema[Callable[[Document], str] | None] = Field(default=None, repr=False)
     """Returns the text that is scored; None scores `page_content`."""
     score_key: str | None = "relevance_score"
     """Where the score goes in the metadata, over what is there; None writes none."""
@@ -91,7 +91,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
     deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False, strict=True)
     """Seconds for one reranking; None = no bound."""
-    on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = None
+    on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = Field(default=None, repr=False)
     """Called with every `rerankx.Ranking`."""
 
     model_config = ConfigDict(
@@ -199,6 +199,12 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
                 kwargs["options"] = {name: held for name, held in self.options.shown().items() if name not in secrets}
             kwargs |= {name: {"lc": 1, "type": "secret", "id": [variable]} for name, variable in secrets.items()}
         return dumped
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy that uses the same backend object, whose model may be large or hold a lock."""
+        memo = {} if memo is None else memo
+        memo[id(self.backend)] = self.backend
+        return super().__deepcopy__(memo)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
         """Return what `repr` shows; a backend object by its type, since it may be somebody's dataclass with a key in it."""

@@ -12,7 +12,8 @@ from rerankx import Hit, Ranking
 class RerankedNode(NodeWithScore):
     """A node in its new place: the retriever's node object itself, the reranker's score, and where it came from.
 
-    `score` is a float in [0, 1] that never rises from one node to the next; 0.0 if the node was not scored.
+    `score` is a float in [0, 1] that never rises from one node to the next; 0.0 if the node was not scored. What a subclass of
+    `NodeWithScore` had beside node and score is not carried on.
     """
 
     retrieval_score: float | None = None
@@ -20,7 +21,7 @@ class RerankedNode(NodeWithScore):
     retrieval_rank: int | None = None
     """Its place among the nodes that came in, from 1; a second reranking carries it on."""
     degraded: str | None = None
-    """`Ranking.degraded`: why this result is less than what was asked; None if it is not."""
+    """`Ranking.degraded`: why this result is less than what was asked; None if it is not. A second reranking carries it on."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -56,6 +57,7 @@ def _reranked_node(hit: Hit[NodeWithScore], degraded: str | None) -> RerankedNod
         score, rank = came.retrieval_score, came.retrieval_rank
     else:
         score, rank = came.score, hit.index + 1
+    degraded = degraded or getattr(came, "degraded", None)
     return RerankedNode(node=came.node, score=hit.score, retrieval_score=score, retrieval_rank=rank, degraded=degraded)
 
 

@@ -40,9 +40,10 @@ logger = logging.getLogger("rerankx")
 # What an option's name holds when its value may be a secret, unless that is a number; such options are left out of to_dict().
 # "tokenizer" and its kind name a file, "key_field" a field.
 _SECRET = re.compile(
-    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|credential|auth(?!or(?!iz))|cookie|bearer", re.IGNORECASE
+    r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|cred|auth(?!or(?!iz))|cookie|bearer|passphrase|signature|jwt",
+    re.IGNORECASE,
 )
-_PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
+_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&]*(key|token|sig|secret)[^=&]*=", re.IGNORECASE)
 _UNWRITABLE = object()
 
 
@@ -89,7 +90,7 @@ class Rerank(BaseNodePostprocessor):
     top_n: int | None = Field(default=None, ge=1)
     min_score: float | None = Field(default=None, ge=0, le=1)
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    key: SkipJsonSchema[Callable[[BaseNode], str] | None] = Field(default=None, exclude=True)
+    key: SkipJsonSchema[Callable[[BaseNode], str] | None] = Field(default=None, exclude=True, repr=False)
     keep_retrieval_score: bool = False
     on_error: Literal["raise", "input_order"] = Field(default="raise", frozen=True)
     deadline_s: float | None = Field(default=None, frozen=True)
@@ -160,6 +161,16 @@ class Rerank(BaseNodePostprocessor):
             raise ValueError(f"must be a number or None, not {value!r}")
         return value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        super().__setattr__(name, value)
+        if name == "min_score" and self.__pydantic_private__ is not None:
+            try:
+                self._reranker.check(min_score=value)  # only the backend knows whether there can be one
+            except ValueError:
+                super().__setattr__(name, before)
+                raise
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
@@ -203,8 +214,8 @@ class Rerank(BaseNodePostprocessor):
         if self.top_n is not None and 0 < n <= self.top_n and not self._warned:
             self._warned = True
             logger.warning(
-                "top_n=%d, and the retriever brought %d candidates: nothing to choose from; raise similarity_top_k;"
-                " LlamaIndex's default is 2",
+                "top_n=%d, and %d nodes came in: nothing to choose from; raise similarity_top_k, LlamaIndex's default is 2,"
+                " or the number that what comes before keeps",
                 self.top_n,
                 n,
             )
@@ -259,7 +270,10 @@ class Rerank(BaseNodePostprocessor):
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Return the fields and the options, flat, as the constructor takes them."""
-        return {**handler(self), **_without_secrets(self._options), "class_name": self.class_name()}
+        dumped = {**handler(self), **_without_secrets(self._options), "class_name": self.class_name()}
+        if isinstance(self.backend, Reranker):  # which has these two, and would not take them beside it
+            dumped = {name: value for name, value in dumped.items() if name not in ("on_error", "deadline_s")}
+        return dumped
 
     # LlamaIndex's own pair drops what does not pickle (a lambda for `key`), from the original too; pydantic's raises.
     def __getstate__(self) -> dict[Any, Any]:
@@ -276,6 +290,10 @@ class Rerank(BaseNodePostprocessor):
         # A copy reports to the same handlers, not to copies of them that nobody reads.
         memo = {} if memo is None else memo
         memo[id(self.callback_manager)] = self.callback_manager
+        # It also uses the same model and clients, which may be large, or hold locks.
+        memo[id(self.backend)] = self.backend
+        memo[id(self._options)] = self._options
+        memo[id(self._reranker)] = self._reranker
         return super().__deepcopy__(memo)
 
 
@@ -301,15 +319,20 @@ def _cleaned(value: object) -> object:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy's
         return value.item()
     if isinstance(value, str):
-        return _UNWRITABLE if _PASSWORD_IN_URL.search(value) else value
+        return _UNWRITABLE if _SECRET_IN_URL.search(value) else value
     if isinstance(value, Mapping):
         return _without_secrets(value)
     if isinstance(value, list | tuple):
+        if len(value) == 2 and isinstance(value[0], str) and _SECRET.search(value[0]):  # a header, as a pair
+            return _UNWRITABLE
         return [item for item in map(_cleaned, value) if item is not _UNWRITABLE]
     return value if isinstance(value, int | float | None) else _UNWRITABLE
 
 
 def _nearest(option: str) -> str:
-    """Return "; did you mean ..." if an option that is unknown is nearly an argument of ours, else nothing."""
-    near = get_close_matches(option, [*signature(Rerank.__init__).parameters, "candidates"], n=1, cutoff=0.75)
-    return f"; rerankx itself has {near[0]!r}" if near else ""
+    """Return what an option that is unknown may have been meant for, else nothing."""
+    if option == "similarity_top_k" or get_close_matches(option, ["candidates"], cutoff=0.75):
+        return "; candidates is an argument of rerank()"
+    own = [name for name in signature(Rerank.__init__).parameters if name not in ("self", "options")]
+    near = get_close_matches(option, own, n=1, cutoff=0.75)
+    return f"; Rerank itself has {near[0]!r}" if near else ""

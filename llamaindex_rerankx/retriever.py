@@ -70,6 +70,15 @@ class RerankRetriever(BaseRetriever):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"retriever": self._retriever}
 
+    # What a node stands for has been looked up by the inner retriever; LlamaIndex would do so again, behind the reranker.
+    def _handle_recursive_retrieval(self, query_bundle: QueryBundle, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        return nodes
+
+    async def _ahandle_recursive_retrieval(
+        self, query_bundle: QueryBundle, nodes: list[NodeWithScore]
+    ) -> list[NodeWithScore]:
+        return nodes
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         nodes = self._retriever.retrieve(query_bundle)
         return self._postprocessor.postprocess_nodes(nodes, query_bundle)
@@ -118,14 +127,15 @@ def rerank(
 ) -> RerankRetriever | BaseQueryEngine:
     """Return the retriever or query engine with reranking added; the one given is not changed.
 
-    An engine keeps its class, synthesizer and postprocessors; the reranker comes after them.
+    An engine keeps its class and its postprocessors; the reranker comes after them. It shares its synthesizer, prompts included,
+    with the engine given, and a ready postprocessor then reports to the engine's callbacks, as in every engine of LlamaIndex.
 
     Args:
         target: A retriever, or a `RetrieverQueryEngine` such as `index.as_query_engine()` returns.
         backend: As in `Rerank`, or any ready postprocessor.
         top_n: As in `Rerank`. With `candidates` and without `top_n`, as many as the retriever was asked for until now.
-        candidates: How many nodes to ask the retriever for, at least 1: the `similarity_top_k` of a copy of it, or the `top_n` of
-            one that reranks already. A BM25 retriever is asked for no more than it holds.
+        candidates: How many nodes to ask the retriever for, at least 1: the `similarity_top_k` of a copy of it. Where it, or
+            the engine, reranks already: how many that reranker keeps. A BM25 retriever is asked for no more than it holds.
         **options: As in `Rerank`.
 
     Raises:
@@ -134,18 +144,26 @@ def rerank(
         ValueError: `candidates` below 1, or as in `Rerank`.
     """
     if isinstance(target, BaseRetriever):
-        retriever = target
+        retriever, before = target, []
     elif isinstance(target, RetrieverQueryEngine):
-        retriever = target.retriever
+        retriever, before = target.retriever, _postprocessors_of(target)
     else:
         raise _refusal(target)
     if candidates is not None:
+        own = _own_number(retriever)
+        if before and hasattr(
+            before[-1], "top_n"
+        ):  # the engine reranks already, and what that keeps are the candidates
+            own = own if before[-1].top_n is None else before[-1].top_n
+            retriever, last = _keeping_more(retriever, before[-1], _checked_candidates(candidates))
+            before = [*before[:-1], last]
+        else:
+            retriever = _widened(retriever, candidates)
         if top_n is None and not isinstance(backend, BaseNodePostprocessor):
-            top_n = _own_number(retriever)
-        retriever = _widened(retriever, candidates)
+            top_n = own
     if isinstance(target, BaseRetriever):
         return RerankRetriever(retriever, backend, top_n=top_n, **options)  # type: ignore[arg-type]
-    return _reranked_engine(target, retriever, _postprocessor(backend, top_n, options))
+    return _reranked_engine(target, retriever, [*before, _postprocessor(backend, top_n, options)])
 
 
 def _postprocessor(
@@ -161,28 +179,38 @@ def _postprocessor(
 
 def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
     """Return a copy of the retriever that brings `candidates` nodes."""
-    if isinstance(candidates, bool) or not isinstance(candidates, int):
-        raise TypeError(f"candidates must be a whole number or None, not {candidates!r}")
-    if candidates < 1:
-        raise ValueError(f"candidates must be at least 1, not {candidates}")
+    candidates = _checked_candidates(candidates)
     if isinstance(retriever, RerankRetriever):
         return _reranking_more(retriever, candidates)
     wider: Any = copy.copy(retriever)
+    before = getattr(retriever, "similarity_top_k", None)
     try:
         if isinstance(retriever, QueryFusionRetriever):  # its own number only cuts what the retrievers inside it bring
             raise AttributeError
         wider.similarity_top_k  # noqa: B018  (it must be there: setting an attribute that nobody reads would do nothing)
         wider.similarity_top_k = min(candidates, _most(retriever))
+        if getattr(retriever, "similarity_top_k", None) != before:  # it is that of a retriever inside, which both share
+            wider.similarity_top_k = before
+            raise AttributeError
         if (
             bound := getattr(wider, "_hybrid_top_k", None)
         ) is not None:  # what stores with a hybrid search return at most
             wider._hybrid_top_k = max(bound, candidates)
     except AttributeError as error:
         raise TypeError(
-            f"{type(retriever).__name__} has no similarity_top_k for candidates={candidates} to set; leave candidates out"
-            " and set how many nodes it brings where you build it (often the similarity_top_k of a retriever inside it)"
+            f"{type(retriever).__name__} has no similarity_top_k of its own that candidates={candidates} could set; leave"
+            " candidates out and set how many nodes it brings where you build it (often the similarity_top_k of a"
+            " retriever inside it)"
         ) from error
     return cast(BaseRetriever, wider)
+
+
+def _checked_candidates(candidates: object) -> int:
+    if isinstance(candidates, bool) or not isinstance(candidates, int):
+        raise TypeError(f"candidates must be a whole number or None, not {candidates!r}")
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, not {candidates}")
+    return candidates
 
 
 def _own_number(retriever: BaseRetriever) -> int | None:
@@ -196,17 +224,25 @@ def _own_number(retriever: BaseRetriever) -> int | None:
 
 def _reranking_more(retriever: RerankRetriever, candidates: int) -> RerankRetriever:
     """Return a copy that keeps `candidates` nodes, and asks for at least as many where it can."""
-    wider, kept = copy.copy(retriever), copy.copy(retriever.postprocessor)
-    if not hasattr(kept, "top_n"):
-        raise TypeError(f"{type(kept).__name__} has no top_n for candidates={candidates} to set; leave candidates out")
+    wider = copy.copy(retriever)
+    wider._retriever, wider._postprocessor = _keeping_more(retriever.retriever, retriever.postprocessor, candidates)
+    return wider
+
+
+def _keeping_more(
+    retriever: BaseRetriever, reranker: BaseNodePostprocessor, candidates: int
+) -> tuple[BaseRetriever, BaseNodePostprocessor]:
+    """Return copies of both, so that the reranker keeps `candidates` nodes and gets at least as many where that can be set."""
+    if not hasattr(reranker, "top_n"):
+        raise TypeError(
+            f"{type(reranker).__name__} has no top_n for candidates={candidates} to set; leave candidates out"
+        )
+    kept = copy.copy(reranker)
     kept.top_n = candidates
     if isinstance(kept, Rerank):
         kept._warned = True  # of few candidates: this number is nobody's choice
-    wider._postprocessor = kept
-    asked = _own_number(retriever.retriever)
-    if asked is not None and asked < candidates:
-        wider._retriever = _widened(retriever.retriever, candidates)
-    return wider
+    asked = _own_number(retriever)
+    return (_widened(retriever, candidates) if asked is not None and asked < candidates else retriever), kept
 
 
 def _most(retriever: object) -> float:
@@ -215,18 +251,22 @@ def _most(retriever: object) -> float:
     return scores["num_docs"] if isinstance(scores, Mapping) and "num_docs" in scores else math.inf
 
 
-def _reranked_engine(
-    engine: RetrieverQueryEngine, retriever: BaseRetriever, postprocessor: BaseNodePostprocessor
-) -> RetrieverQueryEngine:
-    # A copy, not a new RetrieverQueryEngine: a subclass stays what it is. LlamaIndex has no public way to do it.
+def _postprocessors_of(engine: RetrieverQueryEngine) -> list[BaseNodePostprocessor]:
     if not hasattr(engine, "_node_postprocessors") or not hasattr(engine, "_retriever"):
         raise TypeError(
             f"this {type(engine).__name__} cannot be extended; build it with node_postprocessors=[Rerank(...)]"
         )
+    return list(engine._node_postprocessors)
+
+
+def _reranked_engine(
+    engine: RetrieverQueryEngine, retriever: BaseRetriever, postprocessors: list[BaseNodePostprocessor]
+) -> RetrieverQueryEngine:
+    # A copy, not a new RetrieverQueryEngine: a subclass stays what it is. LlamaIndex has no public way to do it.
     reranked = copy.copy(engine)
     reranked._retriever = retriever
-    reranked._node_postprocessors = [*engine._node_postprocessors, postprocessor]
-    postprocessor.callback_manager = engine.callback_manager
+    reranked._node_postprocessors = postprocessors
+    postprocessors[-1].callback_manager = engine.callback_manager
     return reranked
 
 

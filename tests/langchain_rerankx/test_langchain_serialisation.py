@@ -3,6 +3,7 @@ import json
 import pickle
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_deep_copy_shares_a_client_that_cannot_be_copied(named):
     assert len(named) == 1
     made.invoke({"query": QUESTION, "documents": documents()})
     assert len(named) == 2
+
+
+def test_a_deep_copy_shares_a_backend_object_which_may_hold_a_lock():
+    backend = FakeBackend()
+    backend.lock = threading.Lock()
+    assert copy.deepcopy(Reranker(backend)).backend is backend
+
+
+def test_functions_are_not_shown():
+    assert KEY not in repr(Reranker(FakeBackend(), key=partial(str, KEY), on_ranking=partial(print, KEY)))
 
 
 @how
@@ -223,6 +234,9 @@ class Named(NamedTuple):
     [
         {"api_keys": {"s3cr3t"}},
         {"base_url": "https://user:s3cr3t@host/v1"},
+        {"base_url": "https://host/v1?api_key=s3cr3t"},
+        {"headers": [("Authorization", "s3cr3t")]},
+        {"passphrase": "s3cr3t"},
         {"headers": {"Cookie": Named("s3cr3t")}},
         {"api_keys": ("s3cr3t",)},
         {"api_key": b"s3cr3t"},

@@ -146,3 +146,20 @@ def test_an_engine_without_the_expected_insides_is_refused_with_the_fix():
     del engine._node_postprocessors
     with pytest.raises(TypeError, match=r"build it with node_postprocessors=\[Rerank\(\.\.\.\)\]"):
         rerank(engine, Overlap())
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(15, 10), (4, 2), (10, None)])
+def test_an_engine_that_reranks_already_hands_on_as_many_as_asked_for(ask, asked, kept):
+    first, second = Overlap(), Overlap()
+    passages = [f"{PASSAGES[i % 10]} {i}" for i in range(30)]
+    engine = index_of(passages).as_query_engine(llm=llm(), similarity_top_k=20)
+    once = rerank(engine, first, top_n=kept)
+    answer = ask(rerank(once, second, top_n=3, candidates=asked))
+    assert (len(first.seen), len(second.seen)) == (20, asked)
+    assert len(answer.source_nodes) == 3
+    assert once._node_postprocessors[-1].top_n == kept
+
+
+def test_with_candidates_an_engine_that_reranks_already_answers_from_as_many_as_before(ask):
+    once = rerank(index_of().as_query_engine(llm=llm(), similarity_top_k=6), Overlap(), top_n=3)
+    assert len(ask(rerank(once, Overlap(), candidates=8)).source_nodes) == 3

@@ -229,11 +229,25 @@ def test_an_unknown_option_is_refused(installed_backends, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("min_scor", "min_score"), ("canditates", "candidates"), ("topn", "top_n")]
+    ("wrong", "hint"),
+    [
+        ("min_scor", "Rerank itself has 'min_score'"),
+        ("topn", "Rerank itself has 'top_n'"),
+        ("canditates", r"candidates is an argument of rerank\(\)"),
+        ("candidates", r"candidates is an argument of rerank\(\)"),
+        ("similarity_top_k", r"candidates is an argument of rerank\(\)"),
+    ],
 )
-def test_a_misspelt_argument_names_the_nearest(wrong, right):
-    with pytest.raises(TypeError, match=f"no option '{wrong}'.*rerankx itself has '{right}'"):
+def test_a_misspelt_argument_names_what_may_be_meant(wrong, hint):
+    with pytest.raises(TypeError, match=f"no option '{wrong}'.*; {hint}$"):
         Rerank("embedded", **{wrong: 3})
+
+
+def test_a_threshold_is_refused_on_assignment_where_scores_are_only_an_order():
+    rerank = Rerank(places())
+    with pytest.raises(ValueError, match="only an order"):
+        rerank.min_score = 0.3
+    assert rerank.min_score is None
 
 
 def test_a_name_with_a_model_and_options_builds_the_backend(installed_backends):

@@ -12,7 +12,7 @@ from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.postprocessor import LongContextReorder, SimilarityPostprocessor
 from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.retrievers import QueryFusionRetriever
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextNode
 from llamaindex_stage import PASSAGES, QUESTION, Callbacks, Overlap, ids, index_of, llm, memory, retrieved
 
 from llamaindex_rerankx import Rerank, RerankedNode, RerankRetriever, rerank
@@ -197,6 +197,43 @@ def test_candidates_reach_the_bound_of_a_hybrid_search(own, asked):
     assert hybrid._hybrid_top_k == own
 
 
+def test_a_number_that_belongs_to_a_retriever_inside_is_left_alone():
+    class Around(Fixed):
+        similarity_top_k = property(
+            lambda self: self.nodes.similarity_top_k,
+            lambda self, number: setattr(self.nodes, "similarity_top_k", number),
+        )
+
+    inner = index_of().as_retriever(similarity_top_k=3)
+    with pytest.raises(TypeError, match="Around has no similarity_top_k of its own"):
+        rerank(Around(inner), Overlap(), candidates=20)
+    assert inner.similarity_top_k == 3
+
+
+def test_what_a_node_stands_for_is_looked_up_before_the_reranking_alone(retrieve):
+    found = [
+        NodeWithScore(
+            node=IndexNode(
+                text=f"a{i}",
+                index_id=f"a{i}",
+                obj=IndexNode(text=page, index_id=f"b{i}", obj=TextNode(text=f"leaf {i}")),
+            ),
+            score=0.5,
+        )
+        for i, page in enumerate(PASSAGES)
+    ]
+    inner = Fixed(found)
+    BaseRetriever.__init__(inner)
+    nodes = retrieve(rerank(inner, Overlap()), QUESTION)
+    assert {type(node) for node in nodes} == {RerankedNode}
+    assert [node.score for node in nodes] == sorted((node.score for node in nodes), reverse=True)
+
+
+def test_a_degraded_first_stage_is_seen_behind_the_second(retrieve):
+    once = rerank(index_of().as_retriever(), Overlap(error=RuntimeError("no")), on_error="input_order")
+    assert {node.degraded for node in retrieve(rerank(once, Overlap()), QUESTION)} == {"input_order"}
+
+
 def test_a_reranking_retriever_whose_postprocessor_has_no_number_is_refused():
     once = RerankRetriever(index_of().as_retriever(), LongContextReorder())
     with pytest.raises(TypeError, match="LongContextReorder has no top_n for candidates=5"):
@@ -209,7 +246,7 @@ def test_candidates_that_are_not_more_than_top_n_are_warned_of(retrieve, caplog)
 
 
 def test_candidates_for_a_retriever_without_the_knob_name_it():
-    with pytest.raises(TypeError, match="Fixed has no similarity_top_k for candidates=20"):
+    with pytest.raises(TypeError, match="Fixed has no similarity_top_k of its own that candidates=20 could set"):
         rerank(Fixed([]), Overlap(), candidates=20)
 
 
@@ -217,7 +254,7 @@ def test_candidates_for_a_retriever_whose_knob_is_fixed_name_it():
     class Stiff(Fixed):
         similarity_top_k = property(lambda self: 2)
 
-    with pytest.raises(TypeError, match="Stiff has no similarity_top_k for candidates=20"):
+    with pytest.raises(TypeError, match="Stiff has no similarity_top_k of its own that candidates=20 could set"):
         rerank(Stiff([]), Overlap(), candidates=20)
 
 
@@ -268,5 +305,7 @@ def test_query_bundles_reach_the_reranker_unchanged(retrieve):
 
 def test_candidates_for_a_fusion_retriever_are_refused_since_its_own_number_only_cuts():
     fusion = QueryFusionRetriever([index_of().as_retriever()], llm=llm(), num_queries=1)
-    with pytest.raises(TypeError, match="QueryFusionRetriever has no similarity_top_k for candidates=20"):
+    with pytest.raises(
+        TypeError, match="QueryFusionRetriever has no similarity_top_k of its own that candidates=20 could set"
+    ):
         rerank(fusion, Overlap(), candidates=20)

@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -163,6 +164,38 @@ def test_a_url_with_a_password_stays_out(installed_backends):
     dumped = Rerank("overlap", base_url="https://user:s3cr3t@host/v1", url="https://host/v1").to_dict()
     assert "base_url" not in dumped
     assert dumped["url"] == "https://host/v1"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"headers": [("Authorization", "s3cr3t"), ("X-Team", "search")]},
+        {"base_url": "https://host/v1?api_key=s3cr3t"},
+        {"passphrase": "s3cr3t"},
+        {"creds": "s3cr3t"},
+    ],
+)
+def test_secrets_of_other_shapes_stay_out(installed_backends, option):
+    assert "s3cr3t" not in str(Rerank("overlap", **option).to_dict())
+
+
+def test_functions_are_not_shown(installed_backends):
+    rerank = Rerank("overlap", key=partial(first_of_node, secret="s3cr3t"))
+    assert "s3cr3t" not in repr(rerank)
+
+
+def test_a_reranker_that_is_given_again_takes_what_to_dict_wrote():
+    core = Reranker(Overlap(), on_error="input_order", deadline_s=3)
+    again = Rerank.from_dict({**Rerank(core, top_n=2).to_dict(), "backend": core})
+    assert (again.top_n, again.on_error, again.deadline_s) == (2, "input_order", 3)
+
+
+def test_a_deep_copy_shares_the_backend_which_may_hold_a_lock():
+    backend = Overlap()
+    backend.lock = Lock()
+    copied = copy.deepcopy(Rerank(backend, top_n=2))
+    assert copied.backend is backend
+    assert ids(copied.postprocess_nodes(retrieved(), query_str=QUESTION)) == ["p5", "p3"]
 
 
 def test_its_fields_have_a_json_schema():
