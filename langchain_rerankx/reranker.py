@@ -18,7 +18,17 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
 
@@ -44,6 +54,18 @@ def _as_options(value: object) -> object:
 
 def _as_dict(options: Options) -> dict[str, object]:
     return dict(options)
+
+
+def _saying_what_was_given(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    # Pydantic would say it too, if it did not hide all input, for the sake of keys.
+    try:
+        return check(value)
+    except ValidationError as error:
+        given = repr(value) if isinstance(value, int | float) else type(value).__name__
+        raise ValueError(f"{error.errors()[0]['msg']}, not {given}") from None
+
+
+Number = WrapValidator(_saying_what_was_given)
 
 
 class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Document]]):
@@ -79,9 +101,9 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         Options, BeforeValidator(_as_options), PlainSerializer(_as_dict), WithJsonSchema({"type": "object"})
     ] = Field(default_factory=Options)
     """The backend's own options, a mapping; only with a name. Secrets in it are masked wherever it is shown."""
-    top_n: int | None = Field(default=None, ge=1, strict=True)
+    top_n: Annotated[int | None, Field(ge=1, strict=True), Number] = None
     """Keep that many; None keeps all."""
-    min_score: float | None = Field(default=None, ge=0, le=1, strict=True)
+    min_score: Annotated[float | None, Field(ge=0, le=1, strict=True), Number] = None
     """Keep those with at least this score, in [0, 1]; applied before `top_n`."""
     key: SkipJsonSchema[Callable[[Document], str] | None] = Field(default=None, repr=False)
     """Returns the text that is scored; None scores `page_content`."""
@@ -89,7 +111,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """Where the score goes in the metadata, over what is there; None writes none."""
     on_error: Literal["raise", "input_order"] = "raise"
     """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
-    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False, strict=True)
+    deadline_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=True), Number] = None
     """Seconds for one reranking; None = no bound."""
     on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = Field(default=None, repr=False)
     """Called with every `rerankx.Ranking`."""

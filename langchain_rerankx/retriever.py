@@ -32,7 +32,7 @@ from langchain_rerankx.candidates import (
     most_to_choose_from,
     own_number,
 )
-from langchain_rerankx.reranker import Reranker, RerankInput, not_default
+from langchain_rerankx.reranker import Number, Reranker, RerankInput, not_default
 
 
 def rerank(
@@ -173,9 +173,9 @@ class RerankRetriever(BaseRetriever):
     ] = Field(default_factory=Reranker)
     """What orders them. A reranker of another package decides by itself how many it returns; `top_n` can only cut that. To choose
     with a call, make the fields of a `Reranker` configurable: it keeps its backends."""
-    top_n: int | None = Field(default=None, ge=1, strict=True)
+    top_n: Annotated[int | None, Field(ge=1, strict=True), Number] = None
     """Keep that many. None = as many as `reranker` keeps; with `candidates`, as many as `base_retriever` returned without it."""
-    candidates: int | None = Field(default=None, ge=1, strict=True)
+    candidates: Annotated[int | None, Field(ge=1, strict=True), Number] = None
     """How many to ask `base_retriever` for; None leaves it alone."""
 
     model_config = ConfigDict(

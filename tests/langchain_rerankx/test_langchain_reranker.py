@@ -287,6 +287,20 @@ def test_a_wrong_field_is_refused_when_it_is_made(field):
         Reranker(FakeBackend(), **field)
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"top_n": 0}, "greater than or equal to 1, not 0"),
+        ({"top_n": True}, "valid integer, not True"),
+        ({"min_score": 1.5}, "less than or equal to 1, not 1.5"),
+        ({"deadline_s": "soon"}, "valid number, not str"),
+    ],
+)
+def test_the_error_of_a_wrong_number_says_what_was_given(field, said):
+    with pytest.raises(ValidationError, match=said):
+        Reranker(FakeBackend(), **field)
+
+
 def test_the_error_of_a_wrong_field_does_not_quote_its_value():
     with pytest.raises(ValidationError) as caught:
         Reranker(FakeBackend(), api_key="sk-1")
