@@ -356,7 +356,7 @@ class Crowded(FakeBackend):
     def __init__(self):
         super().__init__()
         self.inside = self.most = 0
-        self.lock, self.two = threading.Lock(), threading.Barrier(2)
+        self.lock, self.two, self.two_tasks = threading.Lock(), threading.Barrier(2), asyncio.Barrier(2)
 
     def come(self):
         with self.lock:
@@ -375,8 +375,7 @@ class Crowded(FakeBackend):
 
     async def _ascore(self, query, texts, *, top_n=None):
         self.come()
-        for _ in range(10):  # enough for all others to come, if they may
-            await asyncio.sleep(0)
+        await asyncio.wait_for(self.two_tasks.wait(), timeout=20)
         self.go()
         return super()._score(query, texts, top_n=top_n)
 
