@@ -69,7 +69,9 @@ _locks: dict[int, threading.Lock] = {}
 
 
 def _lock_of(encoder: object) -> threading.Lock:
-    lock = _locks.setdefault(id(encoder), threading.Lock())
-    with contextlib.suppress(TypeError):  # it cannot be referred to weakly, so its lock stays
-        weakref.finalize(encoder, _locks.pop, id(encoder), None)
+    made = threading.Lock()
+    lock = _locks.setdefault(id(encoder), made)
+    if lock is made:
+        with contextlib.suppress(TypeError):  # it cannot be referred to weakly, so its lock stays
+            weakref.finalize(encoder, _locks.pop, id(encoder), None)
     return lock

@@ -14,8 +14,6 @@ _SECRET = re.compile(
     r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|cred|auth(?!or(?!iz))|cookie|bearer|passphrase|signature|jwt",
     re.IGNORECASE,
 )
-
-
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&]*(key|token|sig|secret)[^=&]*=", re.IGNORECASE)
 
 # What shows itself without telling more than it should; anything else may be a client that holds a key.
@@ -88,11 +86,14 @@ def _mapped(path: str, value: object, change: Callable[[str, object], object]) -
     if isinstance(value, Mapping):
         return {name: _mapped(f"{path}.{name}", item, change) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and type(value) in (list, tuple, set, frozenset):
-        items = list(value)
-        if len(items) == 2 and isinstance(items[0], str):  # a header, as a pair
-            path = f"{path}.{items[0]}"
-        return type(value)(_mapped(path, item, change) for item in items)
+        return type(value)(_mapped(_path_to(item, path), item, change) for item in value)
     return change(path, value)
+
+
+def _path_to(item: object, path: str) -> str:
+    """Return the names that lead to an item of a sequence; a pair in it may be a header, with its name in front."""
+    pair = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
+    return f"{path}.{item[0]}" if pair else path  # type: ignore[index] # only of a pair
 
 
 def _masked(path: str, value: object) -> object:

@@ -194,7 +194,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Return True; what is not JSON in it, a backend object or a key, becomes LangChain's "not_implemented" mark."""
+        """Return True; a key is written by its name, and what is not JSON, such as a backend object, as "not_implemented"."""
         return True
 
     @classmethod
@@ -285,9 +285,8 @@ class _Call:
         )
         run_manager.metadata.update(_outcome(ranking))
         for name, error in _failures(ranking):
-            child = CallbackManager.configure(
-                run_manager.get_child()
-            )  # as a Runnable does, for those who listen by context
+            # Configured as for a Runnable, for those who listen by context.
+            child = CallbackManager.configure(run_manager.get_child())
             child.on_chain_start(None, {"query": ranking.query}, name=name).on_chain_error(error)
         return self.documents(ranking)
 

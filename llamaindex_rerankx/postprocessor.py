@@ -323,10 +323,14 @@ def _cleaned(value: object) -> object:
     if isinstance(value, Mapping):
         return _without_secrets(value)
     if isinstance(value, list | tuple):
-        if len(value) == 2 and isinstance(value[0], str) and _SECRET.search(value[0]):  # a header, as a pair
-            return _UNWRITABLE
-        return [item for item in map(_cleaned, value) if item is not _UNWRITABLE]
+        return [item for item in map(_cleaned, filter(_tells_no_secret, value)) if item is not _UNWRITABLE]
     return value if isinstance(value, int | float | None) else _UNWRITABLE
+
+
+def _tells_no_secret(item: object) -> bool:
+    """Return whether an item of a sequence is no pair like ("Authorization", "Bearer ...")."""
+    pair = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
+    return not (pair and _SECRET.search(item[0]))  # type: ignore[index] # only of a pair
 
 
 def _nearest(option: str) -> str:

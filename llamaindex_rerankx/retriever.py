@@ -151,9 +151,8 @@ def rerank(
         raise _refusal(target)
     if candidates is not None:
         own = _own_number(retriever)
-        if before and hasattr(
-            before[-1], "top_n"
-        ):  # the engine reranks already, and what that keeps are the candidates
+        if before and hasattr(before[-1], "top_n"):
+            # The engine reranks already, and what that keeps are the candidates.
             own = own if before[-1].top_n is None else before[-1].top_n
             retriever, last = _keeping_more(retriever, before[-1], _checked_candidates(candidates))
             before = [*before[:-1], last]
@@ -192,9 +191,8 @@ def _widened(retriever: BaseRetriever, candidates: int) -> BaseRetriever:
         if getattr(retriever, "similarity_top_k", None) != before:  # it is that of a retriever inside, which both share
             wider.similarity_top_k = before
             raise AttributeError
-        if (
-            bound := getattr(wider, "_hybrid_top_k", None)
-        ) is not None:  # what stores with a hybrid search return at most
+        # What stores with a hybrid search return at most.
+        if (bound := getattr(wider, "_hybrid_top_k", None)) is not None:
             wider._hybrid_top_k = max(bound, candidates)
     except AttributeError as error:
         raise TypeError(

@@ -1,5 +1,6 @@
 import gc
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -113,6 +114,15 @@ def test_one_call_at_a_time_reaches_an_encoder_that_two_rerankers_share():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda reranker: reranker.invoke(asked()), rerankers))
     assert watched.most == 1
+
+
+def test_an_encoder_that_is_used_again_is_watched_once():
+    encoder = Overlap()
+    CrossEncoder(encoder)
+    before = len(weakref.finalize._registry)
+    for _ in range(5):
+        CrossEncoder(encoder)
+    assert len(weakref.finalize._registry) == before
 
 
 def test_an_encoder_that_is_gone_leaves_no_lock_behind():

@@ -169,6 +169,7 @@ def test_names_of_secrets_are_known(name):
         ("device", "cpu"),
         ("key_field", "body"),
         ("author", "me"),
+        ("fields", ["key", "title"]),
     ],
 )
 def test_other_options_are_shown(name, value):

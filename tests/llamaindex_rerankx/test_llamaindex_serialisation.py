@@ -179,6 +179,10 @@ def test_secrets_of_other_shapes_stay_out(installed_backends, option):
     assert "s3cr3t" not in str(Rerank("overlap", **option).to_dict())
 
 
+def test_two_names_are_no_header(installed_backends):
+    assert Rerank("overlap", fields=["key", "title"]).to_dict()["fields"] == ["key", "title"]
+
+
 def test_functions_are_not_shown(installed_backends):
     rerank = Rerank("overlap", key=partial(first_of_node, secret="s3cr3t"))
     assert "s3cr3t" not in repr(rerank)
