@@ -1,4 +1,4 @@
-"""Write the README's generated tables, from the registry and the catalogue; --check only says whether they are current."""
+"""Write the documents' generated tables, from the registry and the catalogue; --check only says whether they are current."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from rerankx import registry
-from rerankx.catalogue import EMBEDDED
+from rerankx.catalogue import CROSS_ENCODERS, EMBEDDED, FLASHRANK
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def backends() -> str:
@@ -25,7 +25,24 @@ def backends() -> str:
             scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
         install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
         pointwise = "yes" if backend.pointwise else "no"
-        rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {EMBEDDED.licence} |")
+        rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {_licence(backend.model)} |")
+    return "\n".join(rows)
+
+
+def _licence(model: str) -> str:
+    return next(
+        cards[model].licence for cards in (CROSS_ENCODERS, FLASHRANK, {EMBEDDED.model: EMBEDDED}) if model in cards
+    )
+
+
+def models() -> str:
+    rows = ["| model | MB | tokens | languages | licence | runs on |", "|---|---|---|---|---|---|"]
+    for card in CROSS_ENCODERS.values():
+        licence = card.licence if card.commercial_use else f"{card.licence}, non-commercial"
+        engine = "ONNX" if card.onnx_file else "sentence-transformers"
+        rows.append(
+            f"| [{card.model}]({card.source}) | {card.megabytes} | {card.max_tokens} | {card.languages} | {licence} | {engine} |"
+        )
     return "\n".join(rows)
 
 
@@ -42,17 +59,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not current")
     args = parser.parse_args()
-    old = new = README.read_text(encoding="utf-8")
-    for name, table in (("backends", backends()), ("quality", quality())):
-        block = re.compile(rf"(<!-- begin {name}:.*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        new, found = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", new)
-        if found != 1:
-            print(f"README.md has {found} places for the table {name!r}, not 1", file=sys.stderr)
-            return 1
-    if args.check and new != old:
-        print("README.md's tables are not current: python scripts/readme_tables.py", file=sys.stderr)
+    stale = []
+    for file, tables in (
+        ("README.md", {"backends": backends(), "quality": quality()}),
+        ("docs/local-models.md", {"models": models()}),
+    ):
+        old = new = (ROOT / file).read_text(encoding="utf-8")
+        for name, table in tables.items():
+            block = re.compile(rf"(<!-- begin {name}:.*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
+            new, found = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", new)
+            if found != 1:
+                print(f"{file} has {found} places for the table {name!r}, not 1", file=sys.stderr)
+                return 1
+        if new != old:
+            stale.append(file)
+            if not args.check:
+                (ROOT / file).write_text(new, encoding="utf-8")
+    if args.check and stale:
+        print(f"the tables of {' and '.join(stale)} are not current: python scripts/readme_tables.py", file=sys.stderr)
         return 1
-    README.write_text(new, encoding="utf-8")
     return 0
 
 

@@ -1,44 +1,6 @@
-"""Facts on known models, each with its source."""
+"""The embedded model's card; the figures are printed by `benchmarks/quality.py`."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """nDCG@10 (linear gain) of a first stage's top 100 before and after, printed by `benchmarks/quality.py`."""
-
-    collection: str
-    first_stage: str
-    queries: int
-    before: float
-    after: float
-    tuned: bool = False
-    """Whether the model's constants were chosen on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What is known of a model."""
-
-    model: str
-    """As its provider names it."""
-    source: str
-    """Where the weights come from."""
-    sha256: str
-    """Of the file that is run."""
-    megabytes: int
-    """Of the file that is run, 10^6 bytes."""
-    licence: str
-    """SPDX identifier of the weights' licence."""
-    languages: str
-    max_tokens: int
-    """The longest sequence it has positions for."""
-    figures: tuple[Figure, ...]
-    good_at: str
-    not_good_at: str
-
+from rerankx.catalogue.cards import Figure, ModelCard
 
 EMBEDDED = ModelCard(
     model="all-MiniLM-L6-v2",
