@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rerankx.errors import DeadlineError as DeadlineError
     from rerankx.errors import MissingDependencyError as MissingDependencyError
     from rerankx.errors import ModelNotFoundError as ModelNotFoundError
+    from rerankx.errors import OptionError as OptionError
     from rerankx.errors import RateLimitError as RateLimitError
     from rerankx.errors import ReplyError as ReplyError
     from rerankx.errors import RerankxError as RerankxError
@@ -39,6 +40,7 @@ _HOMES = {
         "DeadlineError",
         "MissingDependencyError",
         "ModelNotFoundError",
+        "OptionError",
         "RateLimitError",
         "ReplyError",
         "RerankxError",

@@ -4,6 +4,7 @@
     ├── MissingDependencyError (ImportError)   a package that a backend needs is not installed
     ├── UnknownBackendError (ValueError)       no backend of that name
     ├── ModelNotFoundError                     the model's files are neither here nor to be had
+    ├── OptionError (ValueError)               an option that the model, once it is there, does not allow
     └── BackendError                           a backend was asked and did not answer as it must
         ├── AuthenticationError                the key is missing, wrong or not allowed this model
         ├── RateLimitError                     too many requests, or a budget is used up
@@ -60,6 +61,10 @@ class UnknownBackendError(RerankxError, ValueError):
 
 class ModelNotFoundError(RerankxError):
     """A model's files were not found; the message says what was looked for, where, and how to provide it."""
+
+
+class OptionError(RerankxError, ValueError):
+    """An option that does not fit the model: found out when the model is loaded, and no fault of the backend's."""
 
 
 class BackendError(RerankxError):

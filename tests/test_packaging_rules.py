@@ -161,6 +161,7 @@ def test_the_public_names_are_these():
         "Hit",
         "MissingDependencyError",
         "ModelNotFoundError",
+        "OptionError",
         "Ranking",
         "RateLimitError",
         "ReplyError",
@@ -229,7 +230,7 @@ def test_importing_rerankx_resolves_nothing_yet():
 def test_the_oldest_versions_that_are_tried_are_those_that_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["langchain"], *extras["llamaindex"]]
+    declared = [*project["dependencies"], *extras["langchain"], *extras["llamaindex"], *extras["onnx"]]
     floors = dict(re.match(r"([a-z-]+)>=([0-9.]+)", line).groups() for line in declared)
     tried = dict(line.split("==") for line in (ROOT / ".ci" / "floor.txt").read_text("utf-8").split())
     assert tried.keys() == floors.keys()

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerankx.errors import ModelNotFoundError
+from rerankx.errors import ModelNotFoundError, OptionError
 
 Ids = NDArray[np.int64]
 
 # Words of different lengths, since a template may be wrong for one token and right for two; the last is no word at all.
 _PROBES = (("a", "b"), ("what is a probe", "it is a short text, read once"), ("café 42", "x"), ("y", ""))
+
+# Per token that fits: of a text that long only the start is looked at. A token is hardly ever a quarter as long.
+_CHARACTERS = 32
 
 
 class Pair(NamedTuple):
@@ -41,7 +44,7 @@ class PairTokenizer:
 
     Raises:
         ModelNotFoundError: The tokenizer's pairs are not special tokens around a query and a text.
-        ValueError: `max_tokens` leaves no room.
+        OptionError: `max_tokens` leaves no room.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_tokens: int) -> None:
@@ -53,11 +56,23 @@ class PairTokenizer:
         self.room = max_tokens - self._template.specials
         """How many tokens of query and text fit into a pair."""
         if self.room < 2:
-            raise ValueError(f"max_tokens must be at least {self._template.specials + 2}, not {max_tokens}")
+            raise OptionError(f"max_tokens must be at least {self._template.specials + 2}, not {max_tokens}")
 
     def ids(self, text: str) -> Ids:
         """Return the ids of a query or a text, all of them, without special tokens."""
         return _ids(self._tokenizer, text)
+
+    def start(self, text: str) -> Ids:
+        """Return the ids of a text, or of a long one's start, of which a pair cannot hold all.
+
+        The tokenizer takes 200 bytes for a character at once, so that a book would cost gigabytes for a few hundred tokens.
+        """
+        end = text.rfind(" ", 0, _CHARACTERS * self.room)
+        if len(text) > _CHARACTERS * self.room and end > 0:
+            ids = self.ids(text[:end])
+            if len(ids) > self.room:
+                return ids
+        return self.ids(text)
 
     def join(self, query: Ids, text: Ids) -> Pair:
         """Return the pair, cut as tokenizers' "longest_first" does: of the text alone, unless the query takes more than half."""

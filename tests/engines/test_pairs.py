@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,3 +163,18 @@ def test_a_tokenizer_without_pairs_is_refused():
 def test_there_must_be_room_for_a_query_and_a_text():
     with pytest.raises(ValueError, match="max_tokens must be at least 5, not 4"):
         PairTokenizer(word_piece(), max_tokens=4)
+
+
+@pytest.mark.parametrize("make", [word_piece, unigram, byte_level], ids=lambda make: make.__name__)
+def test_of_a_long_text_the_start_gives_the_same_pair(make):
+    pairs = PairTokenizer(make(), max_tokens=40)
+    query, text = pairs.ids("how long does a refund take"), "Refunds reach your card within ten days. " * 200
+    assert len(pairs.start(text)) < len(pairs.ids(text)) / 2
+    for one, other in zip(pairs.join(query, pairs.start(text)), pairs.join(query, pairs.ids(text)), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("text", ["a short text", "x" * 30_000, "x" * 30_000 + " and more", "  ", ""])
+def test_a_text_of_few_tokens_or_blanks_is_read_whole(text):
+    pairs = PairTokenizer(word_piece(), max_tokens=40)
+    assert pairs.start(text).tolist() == pairs.ids(text).tolist()
