@@ -234,7 +234,7 @@ class Backend(ABC):
         """
         asked = _texts_to_score(query, texts)
         if not asked:
-            return Scores((None,) * len(texts), scale=self.scale)
+            return Scores((None,) * len(texts), scale=self.scale if texts else None)
         start = time.perf_counter()
         try:
             reply = self._score(query, [texts[i] for i in asked], top_n=top_n)
@@ -249,7 +249,7 @@ class Backend(ABC):
         """Return what `score` returns, without blocking the event loop."""
         asked = _texts_to_score(query, texts)
         if not asked:
-            return Scores((None,) * len(texts), scale=self.scale)
+            return Scores((None,) * len(texts), scale=self.scale if texts else None)
         start = time.perf_counter()
         try:
             reply = await self._ascore(query, [texts[i] for i in asked], top_n=top_n)

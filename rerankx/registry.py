@@ -44,11 +44,37 @@ class Entry:
     """For an alias: the model it stands for."""
 
 
+_ONNX = ("numpy", "onnxruntime", "tokenizers", "huggingface_hub")
+
+
+def _cross_encoder(summary: str, model: str | None = None) -> Entry:
+    summary = summary if model is None else f"{model}: {summary}"
+    return Entry("rerankx.backends.cross_encoder:CrossEncoder", summary, requires=_ONNX, model=model)
+
+
 BUILT_IN: Mapping[str, Entry] = {
     "embedded": Entry(
         target="rerankx.backends.embedded:Embedded",
         summary="words and a small sentence encoder, inside the wheel: no download, no key",
         requires=("numpy", "onnxruntime", "tokenizers"),
+    ),
+    "cross-encoder": _cross_encoder("query and text read together by a transformer: any repository or folder"),
+    "minilm": _cross_encoder("small and fast, English", "cross-encoder/ms-marco-MiniLM-L6-v2"),
+    "bge": _cross_encoder("larger, English and Chinese", "BAAI/bge-reranker-base"),
+    "jina": _cross_encoder("small, English, long texts", "jinaai/jina-reranker-v1-turbo-en"),
+    "mxbai": _cross_encoder("small, English", "mixedbread-ai/mxbai-rerank-xsmall-v1"),
+    "gte": _cross_encoder("larger, English, long texts", "Alibaba-NLP/gte-reranker-modernbert-base"),
+    "qwen3": Entry(
+        target="rerankx.backends.cross_encoder:CrossEncoder",
+        summary="Qwen/Qwen3-Reranker-0.6B: a language model, over 100 languages, for GPUs",
+        requires=(*_ONNX, "sentence_transformers"),
+        extra="sentence-transformers",
+        model="Qwen/Qwen3-Reranker-0.6B",
+    ),
+    "flashrank": Entry(
+        target="rerankx.backends.flashrank:FlashRank",
+        summary="FlashRank's models by its own names",
+        requires=_ONNX,
     ),
 }
 

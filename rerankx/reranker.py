@@ -10,13 +10,16 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from rerankx import registry
 from rerankx.arguments import as_list, check_query, checked_deadline_s, checked_min_score, checked_top_n, texts_of
 from rerankx.errors import BackendError
-from rerankx.interface import Attempt, Backend, Scores, deadline
+from rerankx.interface import Attempt, Backend, Scale, Scores, deadline
 from rerankx.ranking import Hit, Ranking
 
 T = TypeVar("T")
 OnError = Literal["raise", "input_order"]
 
 logger = logging.getLogger("rerankx")
+
+# Of no documents. The backend is not asked for its scale: a model may have to be fetched to know it.
+_NOTHING = Scores((), scale=Scale.UNKNOWN)
 
 
 class Reranker:
@@ -227,7 +230,7 @@ class _Job(Generic[T]):
 
     def run(self) -> Ranking[T]:
         if not self.documents:
-            return self.ranking(Scores((), scale=self.backend.scale))
+            return self.ranking(_NOTHING)
         start = time.perf_counter()
         try:
             with deadline(self.reranker.deadline_s):
@@ -238,7 +241,7 @@ class _Job(Generic[T]):
 
     async def arun(self) -> Ranking[T]:
         if not self.documents:
-            return self.ranking(Scores((), scale=self.backend.scale))
+            return self.ranking(_NOTHING)
         start = time.perf_counter()
         try:
             with deadline(self.reranker.deadline_s):

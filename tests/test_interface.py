@@ -152,7 +152,7 @@ def test_check_query_lets_a_query_pass():
 @both
 def test_nothing_to_score_calls_nothing(how):
     fake = FakeBackend()
-    assert run(fake, how, []) == Scores((), scale=fake.scale)
+    assert run(fake, how, []) == Scores(())  # not even its scale is asked for
     assert run(fake, how, ["", " "]) == Scores((None, None), scale=fake.scale)
     assert fake.calls == []
 

@@ -1,4 +1,4 @@
-"""The command line: `rerankx demo`, `rerankx rerank`, `rerankx backends`.
+"""The command line: `rerankx demo`, `rerank`, `backends`, `models`, `download`, `verify`.
 
 Exit status: 0 done; 1 a backend failed or is not installed; 2 wrong arguments or input; 130 interrupted.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rerankx import __version__
+from rerankx.cli import models
 from rerankx.errors import RerankxError
 from rerankx.ranking import hit_to_dict
 from rerankx.registry import available
@@ -95,11 +96,33 @@ def _parser() -> argparse.ArgumentParser:
 
     backends = commands.add_parser("backends", help="list what is installed, what is missing, and what installs it")
     backends.set_defaults(command=_backends)
+
+    listing = commands.add_parser("models", help="list known models: size, licence, languages, what runs them")
+    listing.set_defaults(command=_models)
+    for name, what, command in (
+        (
+            "download",
+            "fetch a model's newest files and prepare them, for an image or a host without network",
+            models.download,
+        ),
+        ("verify", "compare a model's logits with those that others have published", models.verify),
+    ):
+        local = commands.add_parser(name, help=what)
+        local.add_argument(
+            "model", help="a backend's name (minilm, flashrank:MODEL), or a cross-encoder's repository or folder"
+        )
+        local.add_argument("--revision", help="branch, tag or commit of the repository (default: main)")
+        _add_options(local)
+        local.set_defaults(command=_print, what=command)
     return parser
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="embedded", help='"backend" or "backend:model" (default embedded)')
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option",
         action="append",
@@ -109,7 +132,7 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _reranker(args: argparse.Namespace) -> Reranker:
+def _options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for option in args.option:
         name, equals, value = option.partition("=")
@@ -119,7 +142,11 @@ def _reranker(args: argparse.Namespace) -> Reranker:
             options[name] = json.loads(value)
         except ValueError:
             options[name] = value
-    return Reranker(args.backend, **options)
+    return options
+
+
+def _reranker(args: argparse.Namespace) -> Reranker:
+    return Reranker(args.backend, **_options(args))
 
 
 def _rerank(args: argparse.Namespace) -> None:
@@ -170,6 +197,15 @@ def _backends(args: argparse.Namespace) -> None:
         print(f"{backend.name:<16} {state:<10} {backend.summary}")
 
 
+def _models(args: argparse.Namespace) -> None:
+    print(models.table())
+
+
+def _print(args: argparse.Namespace) -> None:
+    revision = {} if args.revision is None else {"revision": args.revision}
+    print(args.what(args.model, {**_options(args), **revision}))
+
+
 def _demo(args: argparse.Namespace) -> None:
     from rerankx import demo
 
@@ -193,7 +229,3 @@ def _with_progress(items: Iterable[T], *, total: int) -> Iterator[T]:
         if sys.stderr.isatty():
             bar = "#" * (30 * done // total)
             print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

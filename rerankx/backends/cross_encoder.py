@@ -1,0 +1,282 @@
+"""`CrossEncoder`: query and text read together by a transformer, on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, TypedDict, get_args
+
+from rerankx.catalogue import CROSS_ENCODERS
+from rerankx.engines.engine import ONNX_FILES, Engine
+from rerankx.engines.files import ModelFiles, digest, external_data
+from rerankx.engines.once import Once
+from rerankx.errors import MissingDependencyError, ModelNotFoundError, did_you_mean
+from rerankx.interface import Backend, Scale, Scores, Usage
+
+DEFAULT = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+EngineName = Literal["auto", "onnx", "sentence-transformers"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+_SCALES = {"logit": Scale.LOGIT, "unknown": Scale.UNKNOWN}
+
+
+class CrossEncoder(Backend):
+    """Scores by a cross-encoder: MiniLM, BGE, Jina, mxbai, GTE, Qwen3, your own.
+
+    Pointwise. Raw scores are the model's logits, whatever activation it ships with; the scale is LOGIT where the catalogue or the
+    model's own configuration says that their sigmoid is a probability, else UNKNOWN. Loads on first use; texts that are longer
+    than the model reads are cut and counted in `truncated`. A passed deadline leaves texts unscored.
+
+    Args:
+        model: A repository on the hub, or a folder with config.json, tokenizer.json and an ONNX graph (`model.onnx` or
+            `onnx/model.onnx`) or safetensors.
+        engine: "onnx" runs the graph on the CPU and needs no torch. "sentence-transformers" runs the safetensors on any device.
+            "auto": "onnx" where the model has a graph and the device is a CPU.
+        device: "cpu", "cuda", "cuda:1", "mps". None: CUDA where sentence-transformers is installed and torch sees it, else "cpu".
+        precision: "fp32"; "int8" (onnx: faster, and the scores drift); "fp16" or "bf16" (sentence-transformers). None: fp32 on a
+            CPU, 16 bits on a GPU.
+        max_tokens: The longest pair of query and text, special tokens included; None is the longest the model takes.
+        instruction: What counts as relevant, for models that read an instruction (Qwen3, mxbai-rerank v2, bge-reranker-v2-gemma).
+        template: The prompt without which a language model's scores are noise: "qwen3", "bge-gemma" or "mxbai-v2". Needed for a
+            folder or a fine-tuned copy; the catalogue knows it for the models it lists.
+        scale: "logit" or "unknown", where you know better than the model's configuration.
+        onnx_file: The fp32 graph in the repository or folder, where it lies elsewhere.
+        revision: Branch, tag or commit of the repository; a folder has none.
+        cache_dir: Where files are kept; None is the hub library's cache.
+        local_files_only: Whether to take only what is there already.
+
+    Raises:
+        ModelNotFoundError: Nothing of that name here or on the hub; raised on first use unless it can be seen at once.
+        ValueError: Options that do not go together, or, on first use, do not fit the model.
+    """
+
+    name = "cross-encoder"
+    pointwise = True
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT,
+        *,
+        engine: EngineName = "auto",
+        device: str | None = None,
+        precision: Precision | None = None,
+        max_tokens: int | None = None,
+        template: str | None = None,
+        instruction: str | None = None,
+        scale: Literal["logit", "unknown"] | None = None,
+        onnx_file: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        _one_of("engine", engine, get_args(EngineName))
+        _one_of("precision", precision, (None, *get_args(Precision)))
+        _one_of("scale", scale, (None, *_SCALES))
+        if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int)):
+            raise TypeError(f"max_tokens must be a whole number, not {max_tokens!r}")
+        if revision is not None and not isinstance(revision, str):
+            raise TypeError(f"revision must be a string, not {revision!r}")
+        self.model = os.fspath(model)
+        card = CROSS_ENCODERS.get(self.model)
+        template = card.template if template is None and card is not None else template
+        for_torch = (
+            device not in (None, "cpu")
+            or precision in ("fp16", "bf16")
+            or template is not None
+            or instruction is not None
+        )
+        for_onnx = precision == "int8" or onnx_file is not None
+        if (engine == "onnx" or for_onnx) and for_torch:
+            raise ValueError(
+                "engine='onnx' runs fp32 or int8 graphs on the CPU, without templates and instructions; take"
+                " engine='sentence-transformers' for those, for fp16, bf16 and GPUs"
+            )
+        if engine == "sentence-transformers" and for_onnx:
+            raise ValueError(
+                "precision='int8' and onnx_file belong to engine='onnx'; leave them out or change the engine"
+            )
+        self._given: _Given = {
+            "engine": engine, "device": device, "precision": precision, "max_tokens": max_tokens, "template": template,
+            "instruction": instruction, "scale": scale, "onnx_file": onnx_file, "revision": revision,
+            "cache_dir": None if cache_dir is None else os.fspath(cache_dir), "local_files_only": local_files_only,
+        }  # fmt: skip
+        self._for_torch, self._for_onnx = for_torch, for_onnx
+        self._files = ModelFiles(model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        self._engine, self._kind, self._read = Once(self._load), Once(self._choose), Once(self._read_scale)
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]  # read, not set
+        """Return LOGIT or UNKNOWN; the configuration of a model outside of the catalogue is fetched for it."""
+        return self._read.get()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return name, model, version of its files, and what else changes a score; the files are looked up for it."""
+        kind, given = str(self._kind.get()), self._given
+        self._files.find("config.json")  # so that the revision is known
+        version = self._files.revision or self._content()
+        kind += "@cuda" if kind != "onnx" and (given["device"] or ("cuda" if _sees_cuda() else "cpu")) != "cpu" else ""
+        names = ("precision", "max_tokens", "template", "instruction", "onnx_file")
+        return ":".join(
+            [
+                self.name,
+                f"{self.model}@{version}",
+                kind,
+                *(f"{name}={value}" for name, value in given.items() if name in names and value),
+            ]
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Return how the model runs: version, scale, engine, device, precision, longest pair; loads it if need be."""
+        engine = self._engine.get()
+        return {"model": self.model, "revision": self._files.revision, "scale": self.scale.kind, **engine.describe()}
+
+    def download(self) -> None:
+        """Fetch the newest files of the revision and make what is made of them: for an image, or a host without network."""
+        with self._files.refresh():
+            for known in (self._kind, self._engine, self._read):
+                known.forget()
+            self._engine.get()
+            self._read.get()
+
+    def close(self) -> None:
+        """Let go of the model and its memory; the next call loads it again."""
+        self._engine.forget()
+
+    def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
+        logits = self._engine.get().logits(query, texts)
+        labels = {len(row) for row in logits.rows if row is not None} - {1}
+        if labels:
+            raise ModelNotFoundError(
+                f"{self.model} gives {max(labels)} logits per pair; a reranker gives one, the relevance"
+            )
+        return Scores(
+            [None if row is None else float(row[0]) for row in logits.rows],
+            usage=Usage(input_tokens=logits.tokens),
+            truncated=logits.truncated,
+            degraded="deadline" if any(row is None for row in logits.rows) else None,
+        )
+
+    def _load(self) -> Engine:
+        given = self._given
+        labels = self._files.json("config.json").get("id2label")
+        if isinstance(labels, dict) and len(labels) > 1 and given["template"] is None:
+            raise ModelNotFoundError(
+                f"{self.model} has {len(labels)} labels ({', '.join(map(str, labels.values()))[:100]}) where a reranker has one,"
+                " the relevance; for such a classifier write a Backend of your own that says which label counts"
+            )
+        if self._kind.get() == "onnx":
+            from rerankx.engines.onnx_engine import OnnxEngine
+
+            return OnnxEngine(
+                self._files, graphs=self._graphs(), precision="int8" if given["precision"] == "int8" else "fp32",
+                max_tokens=given["max_tokens"], cache_dir=given["cache_dir"],
+            )  # fmt: skip
+        from rerankx.engines.torch_engine import TorchEngine
+
+        precision = None if given["precision"] == "int8" else given["precision"]
+        return TorchEngine(
+            self._files, device=given["device"], precision=precision, max_tokens=given["max_tokens"],
+            template=given["template"], instruction=given["instruction"],
+        )  # fmt: skip
+
+    def _choose(self) -> Literal["onnx", "sentence-transformers"]:
+        """Return the engine: ONNX where a graph is there and nothing asks for torch."""
+        given = self._given
+        if given["engine"] == "onnx" or self._for_onnx:
+            return "onnx"
+        torch = (
+            given["engine"] == "sentence-transformers" or self._for_torch or (given["device"] is None and _sees_cuda())
+        )
+        if not torch and self._files.find(*self._graphs()) is not None:
+            return "onnx"
+        if find_spec("sentence_transformers") is None:
+            raise MissingDependencyError(
+                f"{self.name}:{self.model}", ["sentence_transformers"], "pip install 'rerankx[sentence-transformers]'"
+            )
+        return "sentence-transformers"
+
+    def _graphs(self) -> Sequence[str]:
+        """Return where the model's fp32 graph may lie, best guess first."""
+        if self._given["onnx_file"] is not None:
+            return (self._given["onnx_file"],)
+        card = CROSS_ENCODERS.get(self.model)
+        return (card.onnx_file,) if card is not None and card.onnx_file is not None else ONNX_FILES
+
+    def _content(self) -> str:
+        """Return a digest of those files of a folder that decide on scores."""
+        if self._kind.get() == "onnx":
+            graph = self._files.get(*self._graphs(), what="ONNX graph")
+            files = [graph, *(graph.parent / name for name in external_data(graph))]
+        else:
+            files = sorted(Path(self.model).expanduser().glob("*.safetensors"))
+        texts = ("config.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json")
+        files += [path for path in map(self._files.find, texts) if path is not None]
+        return sha256("".join(map(digest, files)).encode()).hexdigest()[:12]
+
+    def _read_scale(self) -> Scale:
+        given, card = self._given["scale"], CROSS_ENCODERS.get(self.model)
+        if given is None and card is not None:
+            given = card.scale
+        if given is None:
+            given = "logit" if _trained_as_probability(self._files) else "unknown"
+        return _SCALES[given]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), self.model, **self._given), ()  # options travel, weights do not
+
+
+class _Given(TypedDict):
+    """The options, as they were given."""
+
+    engine: EngineName
+    device: str | None
+    precision: Precision | None
+    max_tokens: int | None
+    template: str | None
+    instruction: str | None
+    scale: Literal["logit", "unknown"] | None
+    onnx_file: str | None
+    revision: str | None
+    cache_dir: str | None
+    local_files_only: bool
+
+
+def _trained_as_probability(files: ModelFiles) -> bool:
+    """Return whether the model's configuration says that a sigmoid belongs behind its logit."""
+    config, own = files.json("config.json"), files.json("config_sentence_transformers.json")
+    inner = config.get("sentence_transformers")
+    activation = (
+        (inner.get("activation_fn") if isinstance(inner, dict) else None)
+        or own.get("activation_fn")
+        or config.get("sbert_ce_default_activation_function")  # sentence-transformers before 4
+    )
+    return isinstance(activation, str) and activation.endswith("Sigmoid")
+
+
+def _sees_cuda() -> bool:
+    """Return whether torch, if sentence-transformers is installed, sees a CUDA device; not imported where no driver is."""
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    if find_spec("sentence_transformers") is None or sys.platform == "darwin":
+        return False
+    import ctypes
+
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _one_of(name: str, value: str | None, known: Sequence[str | None]) -> None:
+    if value not in known:
+        words = [str(word) for word in known if word is not None]
+        raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}{did_you_mean(str(value), words)}")

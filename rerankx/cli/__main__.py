@@ -1,0 +1,7 @@
+"""`python -m rerankx.cli`."""
+
+import sys
+
+from rerankx.cli import main
+
+sys.exit(main())
