@@ -298,6 +298,8 @@ class _Job(Generic[T]):
         return ranking
 
     def _applicable_min_score(self, scores: Scores) -> float | None:
+        if scores is _NOTHING:
+            return self.min_score
         absolute = (scores.scale or self.backend.scale).absolute
         if self.min_score is not None and (scores.degraded in ("input_order", "fallback") or not absolute):
             reason = f"degraded to {scores.degraded!r}" if scores.degraded else "only an order"

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
-from rerankx.catalogue import CROSS_ENCODERS
+from rerankx.catalogue import card_of
 from rerankx.engines.engine import ONNX_FILES, Engine
 from rerankx.engines.files import ModelFiles, digest, external_data
 from rerankx.engines.once import Once
@@ -47,6 +47,7 @@ class CrossEncoder(Backend):
             folder or a fine-tuned copy; the catalogue knows it for the models it lists.
         scale: "logit" or "unknown", where you know better than the model's configuration.
         onnx_file: The fp32 graph in the repository or folder, where it lies elsewhere.
+        tokens_per_batch: Padded tokens in one batch of the sentence-transformers engine; None: 1,024 on a CPU, 32,768 on a GPU.
         revision: Branch, tag or commit of the repository; a folder has none.
         cache_dir: Where files are kept; None is the hub library's cache.
         local_files_only: Whether to take only what is there already.
@@ -71,6 +72,7 @@ class CrossEncoder(Backend):
         instruction: str | None = None,
         scale: Literal["logit", "unknown"] | None = None,
         onnx_file: str | None = None,
+        tokens_per_batch: int | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -78,12 +80,16 @@ class CrossEncoder(Backend):
         _one_of("engine", engine, get_args(EngineName))
         _one_of("precision", precision, (None, *get_args(Precision)))
         _one_of("scale", scale, (None, *_SCALES))
-        if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int)):
-            raise TypeError(f"max_tokens must be a whole number, not {max_tokens!r}")
+        for name, count in (("max_tokens", max_tokens), ("tokens_per_batch", tokens_per_batch)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
+                raise TypeError(f"{name} must be a whole number, not {count!r}")
         if revision is not None and not isinstance(revision, str):
             raise TypeError(f"revision must be a string, not {revision!r}")
-        self.model = os.fspath(model)
-        card = CROSS_ENCODERS.get(self.model)
+        self._files = ModelFiles(model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        # Absolute: a relative folder is another one, or a repository's name, once the process has moved.
+        self.model = os.fspath(model) if self._files.folder is None else str(self._files.folder.absolute())
+        self._card = card_of(self.model) if self._files.folder is None else None
+        card = self._card
         template = card.template if template is None and card is not None else template
         for_torch = (
             device not in (None, "cpu")
@@ -103,12 +109,13 @@ class CrossEncoder(Backend):
             )
         self._given: _Given = {
             "engine": engine, "device": device, "precision": precision, "max_tokens": max_tokens, "template": template,
-            "instruction": instruction, "scale": scale, "onnx_file": onnx_file, "revision": revision,
-            "cache_dir": None if cache_dir is None else os.fspath(cache_dir), "local_files_only": local_files_only,
+            "instruction": instruction, "scale": scale, "onnx_file": onnx_file, "tokens_per_batch": tokens_per_batch,
+            "revision": revision, "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "local_files_only": local_files_only,
         }  # fmt: skip
         self._for_torch, self._for_onnx = for_torch, for_onnx
-        self._files = ModelFiles(model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         self._engine, self._kind, self._read = Once(self._load), Once(self._choose), Once(self._read_scale)
+        self._content = Once(self._read_content)
 
     @property
     def scale(self) -> Scale:  # type: ignore[override]  # read, not set
@@ -120,17 +127,12 @@ class CrossEncoder(Backend):
         """Return name, model, version of its files, and what else changes a score; the files are looked up for it."""
         kind, given = str(self._kind.get()), self._given
         self._files.find("config.json")  # so that the revision is known
-        version = self._files.revision or self._content()
-        kind += "@cuda" if kind != "onnx" and (given["device"] or ("cuda" if _sees_cuda() else "cpu")) != "cpu" else ""
+        version = self._files.revision or self._content.get()
+        if kind != "onnx":
+            kind += "@" + (given["device"] or ("cuda" if _sees_cuda() else "cpu"))
         names = ("precision", "max_tokens", "template", "instruction", "onnx_file")
-        return ":".join(
-            [
-                self.name,
-                f"{self.model}@{version}",
-                kind,
-                *(f"{name}={value}" for name, value in given.items() if name in names and value),
-            ]
-        )
+        options = (f"{name}={value}" for name, value in given.items() if name in names and value is not None)
+        return ":".join([self.name, f"{self.model}@{version}", kind, *options])
 
     def describe(self) -> dict[str, object]:
         """Return how the model runs: version, scale, engine, device, precision, longest pair; loads it if need be."""
@@ -140,10 +142,17 @@ class CrossEncoder(Backend):
     def download(self) -> None:
         """Fetch the newest files of the revision and make what is made of them: for an image, or a host without network."""
         with self._files.refresh():
-            for known in (self._kind, self._engine, self._read):
-                known.forget()
-            self._engine.get()
-            self._read.get()
+            self._forget()
+            try:
+                self._engine.get()
+                self._read.get()
+            except BaseException:  # the version that was there before is there still
+                self._forget()
+                raise
+
+    def _forget(self) -> None:
+        for known in (self._kind, self._engine, self._read, self._content):
+            known.forget()
 
     def close(self) -> None:
         """Let go of the model and its memory; the next call loads it again."""
@@ -161,6 +170,7 @@ class CrossEncoder(Backend):
             usage=Usage(input_tokens=logits.tokens),
             truncated=logits.truncated,
             degraded="deadline" if any(row is None for row in logits.rows) else None,
+            scale=self.scale,  # which may have to be fetched: here, and not in the caller's event loop
         )
 
     def _load(self) -> Engine:
@@ -183,7 +193,7 @@ class CrossEncoder(Backend):
         precision = None if given["precision"] == "int8" else given["precision"]
         return TorchEngine(
             self._files, device=given["device"], precision=precision, max_tokens=given["max_tokens"],
-            template=given["template"], instruction=given["instruction"],
+            tokens_per_batch=given["tokens_per_batch"], template=given["template"], instruction=given["instruction"],
         )  # fmt: skip
 
     def _choose(self) -> Literal["onnx", "sentence-transformers"]:
@@ -191,10 +201,12 @@ class CrossEncoder(Backend):
         given = self._given
         if given["engine"] == "onnx" or self._for_onnx:
             return "onnx"
-        torch = (
-            given["engine"] == "sentence-transformers" or self._for_torch or (given["device"] is None and _sees_cuda())
-        )
-        if not torch and self._files.find(*self._graphs()) is not None:
+        torch = given["engine"] == "sentence-transformers" or self._for_torch
+        if (
+            not torch
+            and self._has_graph()
+            and (given["device"] == "cpu" or not _sees_cuda() or not self._runs_on_torch())
+        ):
             return "onnx"
         if find_spec("sentence_transformers") is None:
             raise MissingDependencyError(
@@ -202,26 +214,35 @@ class CrossEncoder(Backend):
             )
         return "sentence-transformers"
 
+    def _has_graph(self) -> bool:
+        card = self._card
+        # By the card where there is one: offline, a graph that is not cached would look like one that is not there.
+        return card.onnx_file is not None if card is not None else self._files.find(*ONNX_FILES) is not None
+
+    def _runs_on_torch(self) -> bool:
+        """Return whether it has weights that torch can run without code of the repository's own."""
+        weights = self._files.find("model.safetensors", "model.safetensors.index.json")
+        return weights is not None and "auto_map" not in self._files.json("config.json")
+
     def _graphs(self) -> Sequence[str]:
         """Return where the model's fp32 graph may lie, best guess first."""
         if self._given["onnx_file"] is not None:
             return (self._given["onnx_file"],)
-        card = CROSS_ENCODERS.get(self.model)
+        card = self._card
         return (card.onnx_file,) if card is not None and card.onnx_file is not None else ONNX_FILES
 
-    def _content(self) -> str:
+    def _read_content(self) -> str:
         """Return a digest of those files of a folder that decide on scores."""
+        folder = Path(self.model)
+        kinds = {".json", ".jinja", ".txt", ".model"} | (set() if self._kind.get() == "onnx" else {".safetensors"})
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in kinds and path.is_file()]
         if self._kind.get() == "onnx":
             graph = self._files.get(*self._graphs(), what="ONNX graph")
-            files = [graph, *(graph.parent / name for name in external_data(graph))]
-        else:
-            files = sorted(Path(self.model).expanduser().glob("*.safetensors"))
-        texts = ("config.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json")
-        files += [path for path in map(self._files.find, texts) if path is not None]
+            files += [graph, *(graph.parent / name for name in external_data(graph))]
         return sha256("".join(map(digest, files)).encode()).hexdigest()[:12]
 
     def _read_scale(self) -> Scale:
-        given, card = self._given["scale"], CROSS_ENCODERS.get(self.model)
+        given, card = self._given["scale"], self._card
         if given is None and card is not None:
             given = card.scale
         if given is None:
@@ -243,6 +264,7 @@ class _Given(TypedDict):
     instruction: str | None
     scale: Literal["logit", "unknown"] | None
     onnx_file: str | None
+    tokens_per_batch: int | None
     revision: str | None
     cache_dir: str | None
     local_files_only: bool

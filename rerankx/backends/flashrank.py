@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +37,8 @@ class FlashRank(Backend):
 
     With the "onnx" engine our own runs the model's ONNX file, and `Hit.score` is what FlashRank calls the score: the sigmoid of
     one logit, or the softmax's share of the second of two. LOGIT, pointwise. For a file in fp32 the scores equal the package's
-    to 1e-5. Most of FlashRank's files are quantised, and there its scores depend on which texts are scored together (they share
-    one padded batch); here they do not.
+    to 1e-5, unless a text has a special token written in it ("[SEP]"), which is read as its characters. Most of FlashRank's files
+    are quantised, and there its scores depend on which texts are scored together (they share one padded batch); here they do not.
 
     With the "flashrank" engine the package itself is run, on copies of the texts, all in one batch. PROBABILITY, not pointwise.
 
@@ -92,10 +93,10 @@ class FlashRank(Backend):
     @property
     def fingerprint(self) -> str:
         """Return name, model, digest of its file, and what else changes a score; the file is fetched for it."""
-        given = self._given
-        return (
-            f"{self.name}:{self.model}@{digest(self._graph())[:12]}:{given['engine']}:max_tokens={given['max_tokens']}"
-        )
+        given, folder = self._given, self._folder.get()
+        texts = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")]
+        content = sha256("".join(map(digest, [self._graph(), *texts])).encode()).hexdigest()
+        return f"{self.name}:{self.model}@{content[:12]}:{given['engine']}:max_tokens={given['max_tokens']}"
 
     def describe(self) -> dict[str, object]:
         """Return how the model runs; loads it if need be."""

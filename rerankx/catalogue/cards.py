@@ -81,8 +81,8 @@ class CrossEncoderCard:
     languages: str
     parameters: int
     """Of the whole model, word vectors included."""
-    megabytes: int
-    """Of the file that is run on a CPU in fp32 (10^6 bytes); of the safetensors where there is no such file."""
+    megabytes: int | None
+    """Of the file that is run on a CPU (10^6 bytes); of the safetensors where there is no such file; None where nobody says."""
     max_tokens: int
     """The longest pair that it has positions for, special tokens included."""
     onnx_file: str | None

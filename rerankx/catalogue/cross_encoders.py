@@ -506,3 +506,11 @@ _GTE = (
 CROSS_ENCODERS: Mapping[str, CrossEncoderCard] = {
     card.model: card for card in (*_MS_MARCO, *_BGE, *_JINA, *_MXBAI, *_QWEN, *_GTE)
 }
+
+# What the hub called them before, and forwards: most tutorials still do.
+_FORMER = {card.model.replace("-L", "-L-", 1): card.model for card in _MS_MARCO}
+
+
+def card_of(model: str) -> CrossEncoderCard | None:
+    """Return what is known of a repository of the hub, also under its former name."""
+    return CROSS_ENCODERS.get(_FORMER.get(model, model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
-from rerankx.catalogue import CROSS_ENCODERS, EMBEDDED, FLASHRANK, CrossEncoderCard, Golden
+from rerankx.catalogue import CROSS_ENCODERS, EMBEDDED, FLASHRANK, CrossEncoderCard, Golden, card_of
 from rerankx.errors import BackendError
 from rerankx.interface import Backend
 from rerankx.registry import BUILT_IN, available, create
@@ -46,7 +46,7 @@ def _row(name: str, card: CrossEncoderCard) -> tuple[str, ...]:
     engine = "onnx" if card.onnx_file is not None else "sentence-transformers"
     figures = [figure.value for figure in card.published if figure.collection == "TREC DL19"]
     dl19 = f"{figures[0]:.3f}" if figures else "-"
-    return name, str(card.megabytes), str(card.max_tokens), licence, card.languages, engine, dl19
+    return name, str(card.megabytes or "?"), str(card.max_tokens), licence, card.languages, engine, dl19
 
 
 def backend_of(name: str, options: dict[str, Any]) -> Backend:
@@ -79,6 +79,8 @@ def verify(name: str, options: dict[str, Any]) -> str:
     """
     backend = backend_of(name, options)
     golden = _golden(backend)
+    if "precision" not in options:  # 16 bits, a GPU's default, are coarser than the tolerance
+        backend = backend_of(name, {**options, "precision": "fp32"})
     values = backend.score(golden.query, golden.texts).values
     lines = [f"{backend.model}: {golden.query!r}", f"{'expected':>10} {'here':>10} {'differs':>10}"]
     worst = 0.0
@@ -94,7 +96,7 @@ def verify(name: str, options: dict[str, Any]) -> str:
 
 
 def _golden(backend: Backend) -> Golden:
-    card = CROSS_ENCODERS.get(backend.model)
+    card = card_of(backend.model)
     if card is None or card.golden is None:
         known = ", ".join(card.model for card in CROSS_ENCODERS.values() if card.golden is not None)
         raise ValueError(f"no published logits of {backend.model!r} are known; there are some of {known}")

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from rerankx.engines.once import renew_after_fork
 from rerankx.errors import ModelNotFoundError
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -72,6 +73,11 @@ class ModelFiles:
         self._local_files_only = local_files_only
         self._commit = self._branch if _COMMIT.fullmatch(self._branch) else None
         self._missing: set[tuple[str | None, str]] = set()
+        self.renew_lock()
+        renew_after_fork(self)
+
+    def renew_lock(self) -> None:
+        """Take a new lock, after a fork."""
         self._lock = threading.RLock()
 
     @property

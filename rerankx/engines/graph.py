@@ -119,6 +119,13 @@ def _observe(model: ModelProto, path: Path, longest: int) -> _Seen:
             if value.dtype == np.int64 and value.ndim <= 1 and value.size <= 8 and name in values:
                 seen.integers.setdefault(name, []).append(value)
         seen.probes.append((feed, values[logits]))
+    # Compared only, not derived from: padded, and with both types of tokens where the model has two.
+    feed = _probe(inputs, 2, min(33, longest), both_types=True)
+    try:
+        seen.probes.append((feed, session.run([logits], feed)[0]))
+    except Exception:  # onnxruntime has a dozen kinds; a table of one type has no second
+        feed = _probe(inputs, 2, min(33, longest))
+        seen.probes.append((feed, session.run([logits], feed)[0]))
     feed = _probe(inputs, 1, longest)  # its shapes would be the large ones; what shapes are computed with is enough
     for name, value in zip([*seen.integers, logits], session.run([*seen.integers, logits], feed), strict=True):
         seen.integers.get(name, []).append(value)
@@ -126,13 +133,15 @@ def _observe(model: ModelProto, path: Path, longest: int) -> _Seen:
     return seen
 
 
-def _probe(inputs: Mapping[str, str], batch: int, tokens: int) -> dict[str, NDArray[Any]]:
+def _probe(inputs: Mapping[str, str], batch: int, tokens: int, *, both_types: bool = False) -> dict[str, NDArray[Any]]:
     """Return inputs of that shape: token ids that every vocabulary has, the last token of the last text masked."""
     ids = np.arange(batch * tokens, dtype=np.int64).reshape(batch, tokens) * 7 % 60 + 3
     mask = np.ones_like(ids)
     if batch > 1:
         mask[-1, -1] = 0
     types = np.zeros_like(ids)
+    if both_types:
+        types[:, tokens // 2 :] = 1
     known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     if set(inputs) - set(known):
         raise CannotEdit(f"it has the inputs {', '.join(inputs)}")

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 T = TypeVar("T")
 
-_all: WeakSet[Once[object]] = WeakSet()
+
+class _Renewed(Protocol):
+    def renew_lock(self) -> None: ...
+
+
+_all: WeakSet[_Renewed] = WeakSet()
+
+
+def renew_after_fork(owner: _Renewed) -> None:
+    """Call `owner.renew_lock()` in every child: a thread of the parent's may have held its lock, and does not exist there."""
+    _all.add(owner)
 
 
 class Once(Generic[T]):
@@ -24,7 +34,7 @@ class Once(Generic[T]):
         self._made = False
         self._value: T | None = None
         self._lock = threading.Lock()
-        _all.add(cast("Once[object]", self))
+        renew_after_fork(self)
 
     def get(self) -> T:
         """Return the value."""
@@ -39,14 +49,14 @@ class Once(Generic[T]):
         with self._lock:
             self._made, self._value = False, None
 
-    def _new_lock(self) -> None:
+    def renew_lock(self) -> None:
+        """Take a new lock, after a fork."""
         self._lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    # Another thread of the parent's may have held a lock; it does not exist here.
     for one in list(_all):
-        one._new_lock()
+        one.renew_lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerankx.engines.engine import ONNX_FILES, Logits
-from rerankx.engines.files import ModelFiles
+from rerankx.engines.files import ModelFiles, external_data
 from rerankx.engines.once import Once
 from rerankx.engines.pairs import Pair, PairTokenizer
 from rerankx.engines.pool import run_longest_first, usable_cores
 from rerankx.engines.prepare import Prepared, prepare, session_of, unreadable
 from rerankx.errors import BackendError, ModelNotFoundError, OptionError
-from rerankx.interface import out_of_time
+from rerankx.interface import out_of_time, remaining_s
 
 # One run computes at most that many tokens, padding included, or one text. Measured with MiniLM-L6 and TinyBERT-L2 on 2 cores:
 # against one text per run, 128 to 512 save 20 % with pairs of 24 tokens, a few with 90 (20 % for the tiny model); 1,024 lose.
@@ -82,7 +82,7 @@ class OnnxEngine:
         self.precision = precision
         self.max_tokens = max_tokens if max_tokens is not None else limit or 512
         self._pairs = PairTokenizer(_tokenizer(files), max_tokens=self.max_tokens)
-        self._session, (self._path, self._layers) = _load(path, precision, cache_dir, self.max_tokens)
+        self._session, (self._path, self._layers) = _load(path, precision, cache_dir, limit or 512)
         given = self._session.get_inputs()
         self._inputs = {node.name: _whole_numbers(node, path) for node in given}
         if not {"input_ids"} <= set(self._inputs) <= _INPUTS:
@@ -95,6 +95,7 @@ class OnnxEngine:
             raise ModelNotFoundError(
                 f"{path} reads {fixed[0]} tokens, no more and no less; export it with dynamic axes"
             )
+        self._quantised = _quantised(self._path)
         # Where texts that run together would change each other's scores, each is a run of its own: padding that cannot be masked,
         # activations that are quantised while the graph runs, a graph for one text.
         together = (
@@ -103,6 +104,8 @@ class OnnxEngine:
             and not isinstance(next(iter(given[0].shape), None), int)
         )
         self._per_run = _TOKENS_PER_RUN if together else 0
+        weights = [self._path, *(self._path.parent / name for name in external_data(self._path))]
+        self._bytes = sum(file.stat().st_size for file in weights)
         self._wide = Once(partial(_Wide, self._path))
 
     def logits(self, query: str, texts: Sequence[str]) -> Logits:
@@ -112,11 +115,14 @@ class OnnxEngine:
         chunks = plan(lengths, per_run=self._per_run, workers=usable_cores())
         sizes = [sum(lengths[text] for text in chunk) for chunk in chunks]
         wide = self._how_many_wide(sizes)
+        # Where time may run out, what the caller has put first is scored first.
+        position = {text: -i for i, text in enumerate(pairs)}
+        urgency = sizes if remaining_s() is None else [max(position[text] for text in chunk) for chunk in chunks]
         done: list[NDArray[np.float32] | None] = []
         for chunk in chunks[:wide]:  # one after the other, each with all cores
-            done += run_longest_first(lambda chunk: self._run_wide([pairs[text] for text in chunk]), [chunk], sizes=[1])
+            done.append(self._run_wide([pairs[text] for text in chunk]))
         done += run_longest_first(
-            lambda chunk: self._run(self._session, [pairs[text] for text in chunk]), chunks[wide:], sizes=sizes[wide:]
+            lambda chunk: self._run(self._session, [pairs[text] for text in chunk]), chunks[wide:], sizes=urgency[wide:]
         )
         rows: dict[str, NDArray[np.float32]] = {}
         for chunk, logits in zip(chunks, done, strict=True):
@@ -149,7 +155,7 @@ class OnnxEngine:
         return {
             "engine": "onnx",
             "device": "cpu",
-            "precision": self.precision,
+            "precision": "as shipped, quantised" if self.precision == "fp32" and self._quantised else self.precision,
             "max_tokens": self.max_tokens,
             "last_layer": self._layers,
             "graph": str(self._path),
@@ -158,17 +164,24 @@ class OnnxEngine:
 
     def _how_many_wide(self, sizes: Sequence[int]) -> int:
         """Return how many of the runs, longest first, have all cores for themselves."""
-        if usable_cores() == 1 or self._path.stat().st_size > _SMALL:
+        if usable_cores() == 1 or self._bytes > _SMALL:
             return 0
         return sum(size >= (_LONG if len(sizes) == 1 else _VERY_LONG) for size in sizes)
 
-    def _run_wide(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+    def _run_wide(self, pairs: Sequence[Pair]) -> NDArray[np.float32] | None:
+        """Return the logits of a run that has all cores; None where time ran out before its turn came."""
         wide = self._wide.get()
         if wide.process != os.getpid():
             self._wide.forget()
             wide = self._wide.get()
-        with wide.lock:
-            return self._run(wide.session, pairs)
+        left = remaining_s()
+        # It waits here, and not in the pool, whose threads others need.
+        if not wide.lock.acquire(timeout=-1 if left is None else max(left, 0)):
+            return None
+        try:
+            return run_longest_first(partial(self._run, wide.session), [pairs], sizes=[1])[0]
+        finally:
+            wide.lock.release()
 
     def _run(self, session: ort.InferenceSession, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """Return [pairs, labels]."""
@@ -267,7 +280,7 @@ def _load(
 def _quantised(path: Path) -> bool:
     """Return whether activations are quantised while the graph runs: whether it names that operation."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"DynamicQuantizeLinear") >= 0
+        return content.find(b"DynamicQuantize") >= 0  # ...Linear, and ...MatMul in fused graphs
 
 
 def _whole_numbers(node: ort.NodeArg, path: Path) -> type[np.int32 | np.int64]:

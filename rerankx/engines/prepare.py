@@ -12,10 +12,11 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import onnxruntime as ort
@@ -29,6 +30,7 @@ logger = logging.getLogger("rerankx")
 
 # Raise it when the edit or the quantisation makes another graph of the same file.
 _VERSION = 1
+_begun: set[str] = set()  # edits that threads of this process are at
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 _INSTALL = "pip install 'rerankx[onnx]'"
 
@@ -51,7 +53,7 @@ def prepare(
         precision: "fp32" keeps the logits to 1e-4. "int8" quantises the matrix products dynamically: weights signed, per
             channel and in 7 bits, which is right on every CPU.
         cache_dir: Where what is made is kept; None is beside the hub library's cache.
-        longest: Tokens of the longest pair that the model takes.
+        longest: Tokens of the longest pair that the model takes, whatever the caller wants to read.
 
     Raises:
         MissingDependencyError: int8 is not there yet, and the package onnx that makes it neither.
@@ -68,6 +70,7 @@ def prepare(
         return Prepared(made, prepared.layers)
     if find_spec("onnx") is None:
         raise MissingDependencyError("cross-encoder with precision='int8'", ["onnx"], _INSTALL)
+    _check_whole(path)
     try:
         session_of(prepared.path)
     except Exception as error:  # onnxruntime has a dozen kinds
@@ -93,8 +96,14 @@ def _one_row(path: Path, kept: Path, longest: int) -> Prepared:
     if verdict is None or (verdict.reason is None and not edited.is_file()):
         if find_spec("onnx") is None:
             return Prepared(path, f"all rows: {_INSTALL} saves most of the last layer")
+        if _died(kept):
+            return Prepared(
+                path, f"all rows: an edit was begun and not ended, for want of memory? To try again delete {kept}"
+            )
         try:
             verdict = _edit(path, kept, longest)
+        except ModelNotFoundError:
+            raise
         except OSError as error:
             logger.warning("no graph can be kept in %s (%s); the model's own is run", kept, error.strerror)
             return Prepared(path, "all rows: what is made cannot be kept on disk")
@@ -113,13 +122,19 @@ def _edit(path: Path, kept: Path, longest: int) -> _Verdict:
     from rerankx.engines.graph import TOLERANCE, CannotEdit, first_row_only
 
     kept.mkdir(parents=True, exist_ok=True)
+    _check_whole(path)
+    begun = kept / f"begun.{os.getpid()}.{uuid4().hex}"
+    _begun.add(begun.name)
+    begun.touch()
     try:
         if path.stat().st_size > _PROTOBUF_LIMIT or external_data(path):
             raise CannotEdit("its weights lie outside of the file")
+        if longest < 16:
+            raise CannotEdit(f"it reads {longest} tokens")
         with tempfile.TemporaryDirectory(dir=kept) as scratch:
             import onnx
 
-            edited = first_row_only(path, Path(scratch), longest=min(longest, 512))
+            edited = first_row_only(path, Path(scratch), longest=min(longest, 1024))
             made, probes = Path(scratch) / "one-row.onnx", edited.probes
             onnx.save(edited.model, str(made))
             del edited
@@ -130,8 +145,47 @@ def _edit(path: Path, kept: Path, longest: int) -> _Verdict:
         verdict = _Verdict(difference=difference)
     except CannotEdit as error:
         verdict = _Verdict(reason=str(error))
+    finally:
+        begun.unlink(missing_ok=True)
+        _begun.discard(begun.name)
     _write(kept / "one-row.json", verdict)
     return verdict
+
+
+def _died(kept: Path) -> bool:
+    """Return whether a process began to edit, and is no more."""
+    for begun in kept.glob("begun.*"):
+        process = int(begun.name.split(".")[1])
+        # In a container every process may be number 1.
+        if begun.name not in _begun and (process == os.getpid() or not _lives(process)):
+            return True
+    return False
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, signal 0 would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file of the hub's cache whose content is not what its name there says: what is made of it would be kept for good.
+
+    Raises:
+        ModelNotFoundError: It is damaged.
+    """
+    with path.open("rb") as file:
+        content = file_digest(file, "sha256").hexdigest()
+    if content != digest(path):
+        raise ModelNotFoundError(
+            f"{path} is damaged: its content is not what it was when it was fetched; delete it, and run again"
+        )
 
 
 def _difference(
@@ -212,6 +266,7 @@ def _read(path: Path) -> _Verdict | None:
 
 
 def _write(path: Path, verdict: _Verdict) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False, encoding="utf-8") as file:
-        json.dump({"reason": verdict.reason, "largest_difference": verdict.difference}, file)
-    os.replace(file.name, path)
+    # Not tempfile's, which nobody but its maker may read: an image is made by root and run by another.
+    draft = path.with_suffix(f".{uuid4().hex}")
+    draft.write_text(json.dumps({"reason": verdict.reason, "largest_difference": verdict.difference}), "utf-8")
+    os.replace(draft, path)

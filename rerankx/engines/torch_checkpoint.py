@@ -84,9 +84,13 @@ def _modules(files: ModelFiles) -> list[str]:
     if path is None:
         return []
     try:
-        return [str(module["path"]) for module in json.loads(path.read_bytes())]
+        modules = [(str(module["path"]), str(module["type"])) for module in json.loads(path.read_bytes())]
     except (ValueError, TypeError, KeyError) as error:
         raise ModelNotFoundError(f"{path} is not a list of modules; fetch or copy it again") from error
+    foreign = [kind for _, kind in modules if not kind.startswith("sentence_transformers.")]
+    if foreign:
+        raise _no_reranker(files.model, f"it wants to run a module {foreign[0]!r} of its own, and rerankx runs none")
+    return [folder for folder, _ in modules]
 
 
 def load(folder: Path, model: str, *, device: str, precision: str, causal: bool) -> Any:
@@ -119,7 +123,9 @@ def _load(folder: Path, model: str, device: str, precision: str, causal: bool) -
     safe = {"trust_remote_code": False, "local_files_only": True}
     weights = {"dtype": dtype, "use_safetensors": True}
     if not causal and (folder / "modules.json").is_file():
-        return CrossEncoder(str(folder), device=device, model_kwargs=weights, **safe)
+        encoder = CrossEncoder(str(folder), device=device, model_kwargs=weights, **safe)
+        _check_heads(encoder, folder, model)
+        return encoder
     made_up: list[str] = []
 
     class Checked(Transformer):  # type: ignore[misc,unused-ignore]
@@ -141,6 +147,29 @@ def _load(folder: Path, model: str, device: str, precision: str, causal: bool) -
         lack = f"its files lack {len(made_up)} of the weights that one has, {sorted(made_up)[0]!r} among them"
         raise _no_reranker(model, f"{lack}, and random ones would give random scores")
     return CrossEncoder(modules=[first], device=device)
+
+
+def _check_heads(encoder: Any, folder: Path, model: str) -> None:
+    """Refuse a model whose files lack the weights of a head, which transformers has filled with random numbers.
+
+    Raises:
+        ModelNotFoundError: They do.
+    """
+    from safetensors import safe_open
+    from transformers import PreTrainedModel
+
+    held: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            held.update(file.keys())
+    for part in encoder.modules():
+        if isinstance(part, PreTrainedModel):
+            heads = {name.partition(".")[0] for name, _ in part.named_parameters()} - {part.base_model_prefix}
+            lacking = sorted(head for head in heads if not any(name.startswith(f"{head}.") for name in held))
+            if part.base_model_prefix and lacking and hasattr(part, part.base_model_prefix):
+                why = f"its files lack the weights of its {lacking[0]!r}, and random ones would give random scores"
+                raise _no_reranker(model, why)
+            return
 
 
 def _no_reranker(model: str, why: str) -> ModelNotFoundError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rerankx.catalogue.templates import TEMPLATES
 from rerankx.engines.engine import Logits
 from rerankx.engines.files import ModelFiles
+from rerankx.engines.once import renew_after_fork
 from rerankx.engines.prompts import Encoded, check_answers
 from rerankx.engines.torch_checkpoint import checkpoint_folder, load, out_of_memory
 from rerankx.engines.torch_readers import PairReader, Reader, TemplateReader, keep_answers, longest, padded
@@ -71,7 +72,8 @@ class TorchEngine:
         self.precision = precision or (("fp16" if template is None else "bf16") if cuda else "fp32")
         self.model, self.template = files.model, template
         self._budget = tokens_per_batch or (_CPU_TOKENS if self.device == "cpu" else _GPU_TOKENS)
-        self._lock = threading.Lock()
+        self.renew_lock()
+        renew_after_fork(self)
         causal = _is_causal(files, template)
         folder = checkpoint_folder(files, modules=not causal)
         self._encoder = load(folder, self.model, device=self.device, precision=self.precision, causal=causal)
@@ -89,6 +91,10 @@ class TorchEngine:
                 self._reader = self._prompts(template, instruction)
         if self._encoder.tokenizer.pad_token_id is None:
             self._budget = 1  # nothing to fill a shorter row with
+
+    def renew_lock(self) -> None:
+        """Take a new lock, after a fork."""
+        self._lock = threading.Lock()
 
     def logits(self, query: str, texts: Sequence[str]) -> Logits:
         """Return the logits of the query with each text, [labels] float32 each; None where the deadline left no time.

@@ -298,12 +298,51 @@ def test_models_with_a_template_are_run_by_sentence_transformers(model, sentence
     check_chosen(CrossEncoder(model), sentence_transformers)
 
 
-def test_a_gpu_that_torch_sees_is_taken_unless_the_device_is_a_cpu(folder, monkeypatch):
+def test_a_gpu_that_torch_sees_is_taken_unless_the_device_is_a_cpu(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_encoder, "_sees_cuda", lambda: True)
     monkeypatch.setattr(cross_encoder, "find_spec", lambda name: object())
-    assert engine_chosen(backend_of(folder)) == "sentence-transformers"
-    assert engine_chosen(backend_of(folder, device="cpu")) == "onnx"
-    assert engine_chosen(backend_of(folder, engine="onnx")) == "onnx"
+    made = copied(folder, tmp_path)
+    (made / "model.safetensors").write_bytes(b"weights")
+    assert engine_chosen(backend_of(made)) == "sentence-transformers"
+    assert engine_chosen(backend_of(made, device="cpu")) == "onnx"
+    assert engine_chosen(backend_of(made, engine="onnx")) == "onnx"
+
+
+@pytest.mark.parametrize("why", ["no safetensors", "code of its own"])
+def test_a_model_that_torch_cannot_run_is_run_from_its_graph_although_there_is_a_gpu(
+    why, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cross_encoder, "_sees_cuda", lambda: True)
+    monkeypatch.setattr(cross_encoder, "find_spec", lambda name: object())
+    made = copied(folder, tmp_path)
+    if why == "code of its own":
+        (made / "model.safetensors").write_bytes(b"weights")
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "theirs.Model"}}))
+    assert engine_chosen(backend_of(made)) == "onnx"
+
+
+def test_a_relative_folder_stays_the_same_when_the_process_goes_elsewhere(folder, tmp_path, monkeypatch):
+    made = copied(folder, tmp_path)
+    monkeypatch.chdir(made.parent)
+    backend = CrossEncoder(f"./{made.name}", cache_dir=tmp_path / "cache")
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickle.dumps(backend))
+    assert again.score("a refund", ["ten days"]).values == backend.score("a refund", ["ten days"]).values
+
+
+def test_where_time_may_run_out_the_first_texts_are_scored_first(folder):
+    backend = backend_of(folder)
+    engine, begun = backend._engine.get(), []
+    run = engine._run
+    engine._run = lambda session, pairs: begun.append(max(len(pair.ids) for pair in pairs)) or run(session, pairs)
+    texts = ["short", "a refund " * 60, "a refund " * 90]
+    with deadline(60):
+        backend.score("q", texts)
+    first = begun[0]
+    begun.clear()
+    backend.score("q", texts)
+    assert first < 30 < begun[0]
 
 
 def test_without_sentence_transformers_no_gpu_is_looked_for(monkeypatch):

@@ -15,10 +15,12 @@ import pytest
 pytest.importorskip("onnx", reason="needs the package onnx, which edits and quantises graphs")
 
 import onnx
-from graph_stage import bert, difference, outputs_of, rows_of_products, save_graph, save_outside, without
+from graph_stage import bert, difference, outputs_of, rows_of_products, save_graph, save_model, save_outside, without
 from onnx import TensorProto
 
 from rerankx import MissingDependencyError, ModelNotFoundError
+from rerankx.engines.files import ModelFiles
+from rerankx.engines.onnx_engine import OnnxEngine
 from rerankx.engines.prepare import prepare
 
 
@@ -359,3 +361,39 @@ def test_int8_is_made_without_a_word_and_without_a_handler_on_the_root_logger(pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# What the reader of an image, and a small machine, need
+
+
+def test_what_is_kept_may_be_read_by_others(path, cache):
+    for precision in ("fp32", "int8"):
+        prepared = made(path, cache, precision)
+        assert prepared.path.stat().st_mode & 0o044 == 0o044
+    assert prepared.path.with_name("one-row.json").stat().st_mode & 0o044 == 0o044
+
+
+def test_an_edit_that_killed_the_process_is_not_tried_at_every_start(path, cache):
+    kept = made(path, cache).path.parent
+    for file in kept.iterdir():
+        file.unlink()
+    (kept / f"begun.{os.getpid()}.of-a-container-before").touch()
+    prepared = made(path, cache)
+    assert prepared.path == path
+    assert f"To try again delete {kept}" in prepared.layers
+
+
+def test_a_file_of_the_cache_that_is_damaged_is_not_made_into_one_that_is_kept(path, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("rerankx.engines.prepare.digest", lambda path: "0" * 64)  # as a blob's name says
+    with pytest.raises(ModelNotFoundError, match=r"is damaged.*delete it, and run again"):
+        made(path, cache)
+
+
+def test_a_short_pair_of_one_caller_does_not_spoil_the_graph_of_the_next(tmp_path):
+    folder = save_model(tmp_path / "m")
+    cache = str(tmp_path / "cache")
+    files = ModelFiles(folder)
+    OnnxEngine(files, max_tokens=8, cache_dir=cache)
+    engine = OnnxEngine(files, cache_dir=cache)
+    assert engine.describe()["last_layer"].startswith("first row")
+    assert engine.logits("a refund", ["ten days " * 150]).tokens > 200

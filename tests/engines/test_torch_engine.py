@@ -594,3 +594,35 @@ def test_the_default_instruction_may_be_none():
 def test_a_template_that_cannot_be_cut_is_refused(pieces):
     with pytest.raises(ValueError, match="a template has one"):
         Template(pieces, "", None, "yes", None, 512, "")
+
+
+def test_a_module_that_is_not_sentence_transformers_own_is_never_run(copied):
+    folder = copied()
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "theirs.Evil"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
+    (folder / "theirs.py").write_text("raise SystemExit('it was run')")
+    refused(folder, "wants to run a module 'theirs.Evil' of its own, and rerankx runs none")
+
+
+def test_a_saved_cross_encoder_without_its_head_is_refused(classifiers, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(classifiers["bert"])).save_pretrained(str(tmp_path))
+    assert (tmp_path / "modules.json").is_file()
+    TorchEngine(ModelFiles(tmp_path))
+    weights = {
+        name: value for name, value in load_file(tmp_path / "model.safetensors").items() if "classifier" not in name
+    }
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refused(tmp_path, "lack the weights of its 'classifier'")
+
+
+def test_a_child_forked_during_a_run_is_not_held_up_by_it(classifiers):
+    engine = TorchEngine(ModelFiles(classifiers["bert"]))
+    with engine._lock:  # as another thread of the parent's holds it
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if engine._lock.acquire(timeout=5) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
