@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def backends() -> str:
     rows = [
-        "| name | installed by | what it is | scale | pointwise | licence of the weights |",
+        "| name | installed by | what it is | scale | pointwise | licence of the default weights |",
         "|---|---|---|---|---|---|",
     ]
     for name, entry in registry.BUILT_IN.items():
@@ -23,9 +23,12 @@ def backends() -> str:
         scale = backend.scale.kind
         if scale == "similarity":
             scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
+        licence = _licence(backend.model)
+        if name == "cross-encoder":
+            scale, licence = "logit, or unknown", "its repository's"
         install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
         pointwise = "yes" if backend.pointwise else "no"
-        rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {_licence(backend.model)} |")
+        rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {licence} |")
     return "\n".join(rows)
 
 
