@@ -147,6 +147,10 @@ class Reranker:
         key: Callable[[T], str] | None = None,
     ) -> Ranking[T]:
         """Return what `rerank` returns, without blocking the event loop."""
+        if min_score is not None:  # it needs the scale, for which a model's configuration may have to be fetched
+            from asyncio import to_thread
+
+            await to_thread(getattr, self.backend, "scale")
         return await _Job(self, query, documents, top_n, min_score, key).arun()
 
     @overload

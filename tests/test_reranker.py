@@ -564,6 +564,22 @@ def test_rerank_works_inside_a_running_event_loop():
     assert asyncio.run(main()).documents == ["2", "1"]
 
 
+def test_the_scale_that_a_threshold_needs_is_not_looked_up_in_the_event_loop():
+    class Fetching(FakeBackend):
+        @property
+        def scale(self):
+            asked.append(threading.current_thread() is threading.main_thread())
+            return Scale.PROBABILITY
+
+        @scale.setter
+        def scale(self, value):
+            pass
+
+    asked = []
+    asyncio.run(Reranker(Fetching()).arerank("q", ["a"], min_score=0.0))
+    assert asked[0] is False
+
+
 def test_arerank_leaves_the_event_loop_free():
     freed = threading.Event()
     reranker = Reranker(FakeBackend(score=lambda query, text: float(freed.wait(timeout=30))))
