@@ -221,8 +221,9 @@ class CrossEncoder(Backend):
 
     def _runs_on_torch(self) -> bool:
         """Return whether it has weights that torch can run without code of the repository's own."""
-        weights = self._files.find("model.safetensors", "model.safetensors.index.json")
-        return weights is not None and "auto_map" not in self._files.json("config.json")
+        if "auto_map" in self._files.json("config.json"):  # before the weights, which would be fetched for nothing
+            return False
+        return self._files.find("model.safetensors", "model.safetensors.index.json") is not None
 
     def _graphs(self) -> Sequence[str]:
         """Return where the model's fp32 graph may lie, best guess first."""

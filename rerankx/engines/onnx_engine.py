@@ -100,7 +100,7 @@ class OnnxEngine:
         # activations that are quantised while the graph runs, a graph for one text.
         together = (
             "attention_mask" in self._inputs
-            and not _quantised(self._path)
+            and not self._quantised
             and not isinstance(next(iter(given[0].shape), None), int)
         )
         self._per_run = _TOKENS_PER_RUN if together else 0

@@ -107,9 +107,8 @@ def _one_row(path: Path, kept: Path, longest: int) -> Prepared:
         except OSError as error:
             logger.warning("no graph can be kept in %s (%s); the model's own is run", kept, error.strerror)
             return Prepared(path, "all rows: what is made cannot be kept on disk")
-        except (
-            Exception
-        ) as error:  # too little memory, or what an unknown graph makes of onnx; the next process may be luckier
+        except Exception as error:
+            # Too little memory, or what an unknown graph makes of onnx: nothing is kept, the next process may be luckier.
             logger.info("the graph %s was not edited", path, exc_info=True)
             return Prepared(path, f"all rows: the edit failed ({type(error).__name__})")
     if verdict.reason is None:

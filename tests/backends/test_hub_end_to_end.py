@@ -305,6 +305,15 @@ def test_with_a_graph_and_without_a_gpu_it_is_onnx(engine, hub, monkeypatch):
     assert CrossEncoder(MODEL, engine=engine).describe()["engine"] == "onnx"
 
 
+def test_weights_are_not_fetched_only_to_find_that_torch_cannot_run_them(hub, files, monkeypatch):
+    monkeypatch.setattr(module, "_sees_cuda", lambda: True)
+    config = {**json.loads(files["config.json"]), "auto_map": {"AutoModel": "theirs.Model"}}
+    weights = {"config.json": json.dumps(config).encode(), "model.safetensors": b"weights"}
+    hub.add(MODEL, "main", {**files, **weights}, lfs=[*LFS, "model.safetensors"])
+    assert CrossEncoder(MODEL).describe()["engine"] == "onnx"
+    assert not [request for request in hub.requests if "safetensors" in request.path]
+
+
 @needs_torch
 def test_with_safetensors_alone_it_is_sentence_transformers_and_no_graph_is_fetched(hub, tmp_path):
     from sentence_transformers import CrossEncoder as Theirs
