@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class RerankxError(Exception):
@@ -68,7 +69,16 @@ class OptionError(RerankxError, ValueError):
 
 
 class BackendError(RerankxError):
-    """A backend was asked and did not answer as it must."""
+    """A backend was asked and did not answer as it must.
+
+    Attributes:
+        attempts: Where several backends were asked and all failed: a `rerankx.Attempt` for each.
+        usage: What it took to fail: a `rerankx.Usage`; None for nothing.
+    """
+
+    # Of classes which this module is beneath.
+    attempts: tuple[Any, ...] = ()
+    usage: Any = None
 
 
 class AuthenticationError(BackendError):

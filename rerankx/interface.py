@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar, final, get_args
 
 from rerankx.arguments import check_query
@@ -147,6 +148,9 @@ class Attempt:
     backend: str
     model: str
     error: str | None = None
+    """Its type and message, as in "RateLimitError: ..."."""
+    degraded: Degraded | None = None
+    """What the answer of this backend lacks, if anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,8 @@ class Scores:
     """The scale of these values, where it may differ from the backend's (a fallback answered). None = the backend's."""
     elapsed_ms: float = 0.0
     """Wall time in milliseconds; filled in by `Backend.score`."""
+    min_score: float | None = None
+    """The threshold, in [0, 1], that takes the place of the caller's, if there is one (a fallback with its own answered)."""
 
 
 class Backend(ABC):
@@ -188,6 +194,8 @@ class Backend(ABC):
     """What the raw scores are."""
     pointwise: bool
     """Whether a text's score ignores the other texts. Only then may it be cached, windowed or scored in parts."""
+    secrets: Mapping[str, str] = MappingProxyType({})
+    """Which arguments of its constructor are secrets, with the environment variable that each goes by."""
 
     @property
     def fingerprint(self) -> str:
@@ -366,6 +374,9 @@ def _checked(
         if not isinstance(getattr(scores, name), expected):
             kind = type(getattr(scores, name)).__name__
             raise ReplyError(f"{where}: {name} is a {kind}; expected {expected.__name__}")
+    threshold = scores.min_score
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        raise ReplyError(f"{where} returned min_score={str(threshold)[:40]!r}; expected a number in [0, 1] or None")
     if scores.degraded not in (None, *get_args(Degraded)):
         raise ReplyError(f"{where} returned degraded={str(scores.degraded)[:40]!r}; known: {get_args(Degraded)}")
     # Part of the texts may be left unscored on purpose; all of them is no scoring, whatever the backend calls it.

@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ class Entry:
     """The extra that installs them; None if the base install does."""
     model: str | None = None
     """For an alias: the model it stands for."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """For a preset: the options it stands for; who names it may give others."""
 
 
 _ONNX = ("numpy", "onnxruntime", "tokenizers", "huggingface_hub")
@@ -51,6 +54,13 @@ def _cross_encoder(summary: str, model: str | None = None) -> Entry:
     summary = summary if model is None else f"{model}: {summary}"
     return Entry("rerankx.backends.cross_encoder:CrossEncoder", summary, requires=_ONNX, model=model)
 
+
+_HTTP = Entry(
+    target="rerankx.backends.http:Http",
+    summary="any rerank service, by a dialect: its paths and names",
+    requires=("httpx", "tenacity"),
+    extra="http",
+)
 
 BUILT_IN: Mapping[str, Entry] = {
     "embedded": Entry(
@@ -76,7 +86,27 @@ BUILT_IN: Mapping[str, Entry] = {
         summary="FlashRank's models by its own names",
         requires=_ONNX,
     ),
+    "cohere": Entry(
+        target="rerankx.backends.cohere:Cohere",
+        summary="Cohere's models, by its own SDK",
+        requires=("cohere", "httpx", "tenacity"),
+        extra="cohere",
+    ),
+    "http": _HTTP,
 }
+"""Those of `presets()` come on top."""
+
+
+@cache
+def presets() -> Mapping[str, Entry]:
+    """Return the entries of the services that `http` knows: one per dialect in the catalogue."""
+    from rerankx.catalogue.endpoints import ENDPOINTS  # 10 ms: only for those who need it
+
+    return {
+        name: replace(_HTTP, summary=endpoint.summary, options={"dialect": name})
+        for name, endpoint in ENDPOINTS.items()
+        if name != "cohere"  # there it is the protocol, which others speak, too
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +124,7 @@ class Listed:
 def available() -> list[Listed]:
     """Return every backend, the default first and then by name, with what is missing for it. Imports none of them."""
     listed = []
-    for name, entry in BUILT_IN.items():
+    for name, entry in {**BUILT_IN, **presets()}.items():
         missing = _missing(entry)
         listed.append(Listed(name, entry.summary, missing, _install_command(entry) if missing else None))
     for name, points in _entry_points().items():
@@ -121,32 +151,32 @@ def create(name: str, /, *, model: str | None = None, **options: object) -> Back
         raise ValueError(f"{name!r} names no model after the colon; write {backend!r} for its default")
     if named and model is not None and named != model:
         raise ValueError(f"two models given: {named!r} in the name, {model!r} as model=")
-    cls, default = _find(backend)
-    model = named or model or default
-    if model is not None:
-        options = {"model": model, **options}
+    cls, preset = _find(backend)
+    given = {"model": named or model} if named or model else {}
+    options = {**preset, **given, **options}
     _check_options(cls, backend, options)
     return cls(**options)
 
 
-def _find(name: str) -> tuple[type[Backend], str | None]:
-    """Return the class that `name` stands for, and the model if it is an alias."""
-    entry = BUILT_IN.get(name)
+def _find(name: str) -> tuple[type[Backend], Mapping[str, object]]:
+    """Return the class that `name` stands for, and the options that come with the name."""
+    entry = BUILT_IN.get(name) or presets().get(name)
     if entry is not None:
         missing = _missing(entry)
         if missing:
             raise MissingDependencyError(name, missing, _install_command(entry))
         module, _, attribute = entry.target.partition(":")
-        return getattr(import_module(module), attribute), entry.model
+        preset = entry.options if entry.model is None else {"model": entry.model, **entry.options}
+        return getattr(import_module(module), attribute), preset
     points = _entry_points()
     if name not in points:
-        raise UnknownBackendError(name, [*BUILT_IN, *points])
+        raise UnknownBackendError(name, [*BUILT_IN, *presets(), *points])
     if len(points[name]) > 1:
         raise ValueError(f"several installed packages offer a backend {name!r}: {_distributions(points[name])}")
     cls = points[name][0].load()
     if not (isinstance(cls, type) and issubclass(cls, Backend)):
         raise TypeError(f"entry point {name!r} of {_distributions(points[name])} is not a rerankx.Backend class")
-    return cls, None
+    return cls, {}
 
 
 def _missing(entry: Entry) -> tuple[str, ...]:
@@ -162,7 +192,7 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
 
     found: dict[str, list[EntryPoint]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        if point.name in BUILT_IN:
+        if point.name in BUILT_IN or point.name in presets():
             logger.warning("backend %r of %s is ignored: that name is built in", point.name, _distributions([point]))
         else:
             found.setdefault(point.name, []).append(point)

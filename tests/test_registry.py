@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from rerankx import MissingDependencyError, Reranker, UnknownBackendError, registry
-from rerankx.registry import BUILT_IN, Entry, Listed
+from rerankx.registry import BUILT_IN, Entry, Listed, presets
 from rerankx.testing import FakeBackend
 
 
@@ -50,6 +50,7 @@ def built_in(monkeypatch):
         "base": Entry("no_such_module:Base", "cannot be had", requires=("no_such_a",)),
     }
     monkeypatch.setattr(registry, "BUILT_IN", entries)
+    monkeypatch.setattr(registry, "presets", dict)
     return entries
 
 
@@ -225,9 +226,9 @@ def test_an_entry_point_must_be_a_backend_class(built_in, install):
 # The real table
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", [*BUILT_IN, *presets()])
 def test_each_built_in_entry_is_well_formed(name):
-    entry = BUILT_IN[name]
+    entry = {**BUILT_IN, **presets()}[name]
     module, colon, attribute = entry.target.partition(":")
     assert module.startswith("rerankx.")
     assert colon
