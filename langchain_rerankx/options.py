@@ -23,13 +23,14 @@ _PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes, BaseModel)
 class Options(Mapping[str, object]):
     """A read-only mapping of a backend's options; strings under a name such as "api_key" are `SecretStr`.
 
-    It also keeps the backend that was made of it. A Runnable with `configurable_fields` is built anew from its fields at every
-    call: this object is handed on, and so the model is not loaded again.
+    It also keeps the backends that were made, of it and of the names of fallbacks. A Runnable with `configurable_fields` is built
+    anew from its fields at every call: this object is handed on, and so no model is loaded again.
     """
 
     def __init__(self, options: Mapping[str, object] | None = None) -> None:
         self._options = {name: _mapped(name, value, _masked) for name, value in (options or {}).items()}
         self._backends: dict[tuple[str, str | None], rerankx.Backend] = {}
+        self._fallbacks: dict[str, rerankx.Backend] = {}
 
     def backend(self, name: str, model: str | None) -> rerankx.Backend:
         """Return the backend of that name with these options, the same one every time.
@@ -44,6 +45,11 @@ class Options(Mapping[str, object]):
             options = {name: _mapped(name, value, _revealed) for name, value in self._options.items()}
             made = rerankx.Reranker(name, model=model, **options).backend  # type: ignore[arg-type] # checked in the core
         return self._backends.setdefault((name, model), made)
+
+    def fallback(self, name: str) -> rerankx.Backend:
+        """Return the backend of that name without any options, the same one every time; raises what `backend` does."""
+        made = self._fallbacks.get(name)
+        return self._fallbacks.setdefault(name, rerankx.Reranker(name).backend if made is None else made)
 
     def __getitem__(self, name: str) -> object:
         return self._options[name]
@@ -97,6 +103,8 @@ def _path_to(item: object, path: str) -> str:
 
 
 def _masked(path: str, value: object) -> object:
+    if path.startswith("dialect.") and not path.startswith("dialect.headers"):
+        return value  # "auth" and "tokens" are names of places there
     if not (_SECRET.search(path) or (isinstance(value, str) and _SECRET_IN_URL.search(value))):
         return value
     return SecretBytes(value) if isinstance(value, bytes) else SecretStr(value) if isinstance(value, str) else value

@@ -52,6 +52,10 @@ def _as_options(value: object) -> object:
     return Options(value) if isinstance(value, Mapping) and not isinstance(value, Options) else value
 
 
+def _as_fallback(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _as_dict(options: Options) -> dict[str, object]:
     return dict(options)
 
@@ -76,8 +80,9 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
     changed. (Dicts, lists, tuples and sets in the metadata are copied too, other objects are shared.)
 
-    Every call is one run of type "chain" in the trace, with backend, model, counts, time, usage and `degraded` in its metadata.
-    What failed on the way to a result is a failed run beneath it; a call that raises is a failed run itself.
+    Every call is one run of type "chain" in the trace, with backend, model, counts, time, usage and `degraded` in its metadata,
+    and who answered, where that is another than was asked. What failed on the way to a result is a failed run beneath it; a call
+    that raises is a failed run itself.
     For "first retrieve, then rerank" in one object: `rerank(retriever, ...)`.
 
     Args:
@@ -97,10 +102,19 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     """A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a `rerankx.Reranker`."""
     model: str | None = None
     """Which of the backend's models; only with a name that does not say."""
+    fallback: Annotated[
+        str | rerankx.Backend | tuple[str | rerankx.Backend, ...] | None,
+        BeforeValidator(_as_fallback),
+        WithJsonSchema(
+            {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+        ),
+    ] = None
+    """Who is asked where the backend fails: a name, a `rerankx.Backend`, or several in their order, as in `rerankx.Fallback`."""
     options: Annotated[
         Options, BeforeValidator(_as_options), PlainSerializer(_as_dict), WithJsonSchema({"type": "object"})
     ] = Field(default_factory=Options)
-    """The backend's own options, a mapping; only with a name. Secrets in it are masked wherever it is shown."""
+    """The backend's own options, not the fallback's, a mapping; only with a name. Secrets in it are masked wherever it is
+    shown."""
     top_n: Annotated[int | None, Field(ge=1, strict=True), Number] = None
     """Keep that many; None keeps all."""
     min_score: Annotated[float | None, Field(ge=0, le=1, strict=True), Number] = None
@@ -110,7 +124,8 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     score_key: str | None = "relevance_score"
     """Where the score goes in the metadata, over what is there; None writes none."""
     on_error: Literal["raise", "input_order"] = "raise"
-    """What a failed backend does: raise, or leave the documents in their order, with score 0.0."""
+    """What a failed backend, behind which no fallback answers, does: raise, or leave the documents in their order, with score
+    0.0."""
     deadline_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=True), Number] = None
     """Seconds for one reranking; None = no bound."""
     on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = Field(default=None, repr=False)
@@ -208,7 +223,9 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         if not isinstance(self.backend, str):
             return {}
         name = self.backend.partition(":")[0]
-        return {option: _variable(name, option) for option, held in self.options.items() if isinstance(held, SecretStr)}
+        declared = self.options.backend(self.backend, self.model).secrets
+        held = [option for option, value in self.options.items() if isinstance(value, SecretStr)]
+        return {option: declared.get(option) or _variable(name, option) for option in held}
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """Return what `dumpd` writes, from which `load` makes an equal reranker."""
@@ -217,6 +234,8 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
             kwargs, secrets = dumped["kwargs"], self.lc_secrets
             if not isinstance(self.backend, str):
                 kwargs["backend"] = Opaque(self.backend)
+            if "fallback" in kwargs:
+                kwargs["fallback"] = _shown(self.fallback)
             if "options" in kwargs:
                 kwargs["options"] = {name: held for name, held in self.options.shown().items() if name not in secrets}
             kwargs |= {name: {"lc": 1, "type": "secret", "id": [variable]} for name, variable in secrets.items()}
@@ -226,17 +245,18 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         """Return a copy that uses the same backend object, whose model may be large or hold a lock."""
         memo = {} if memo is None else memo
         memo[id(self.backend)] = self.backend
+        memo[id(self.fallback)] = self.fallback
         return super().__deepcopy__(memo)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
         """Return what `repr` shows; a backend object by its type, since it may be somebody's dataclass with a key in it."""
         for name, value in super().__repr_args__():
-            yield name, Opaque(value) if name == "backend" and not isinstance(value, str) else value
+            yield name, _shown(value) if name in ("backend", "fallback") else value
 
     def _core(self) -> rerankx.Reranker:
         """Return the core's reranker for these fields: light, and made for every call. The backend in it is made once."""
         if isinstance(self.backend, rerankx.Reranker):
-            own = {name: getattr(self, name) for name in ("model", "on_error", "deadline_s", "on_ranking")}
+            own = {name: getattr(self, name) for name in ("model", "fallback", "on_error", "deadline_s", "on_ranking")}
             if given := [*not_default(own), *self.options]:
                 raise TypeError(
                     f"{', '.join(given)} given with a rerankx.Reranker object; pass them to its constructor"
@@ -252,11 +272,16 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
         return rerankx.Reranker(
             backend,
             model=model,
+            fallback=self._fallbacks(),
             on_error=self.on_error,
             deadline_s=self.deadline_s,
             on_ranking=self.on_ranking,
             **options,
         )
+
+    def _fallbacks(self) -> list[rerankx.Backend]:
+        given = self.fallback if isinstance(self.fallback, tuple) else () if self.fallback is None else (self.fallback,)
+        return [self.options.fallback(one) if isinstance(one, str) else one for one in given]
 
 
 class _Call:
@@ -280,25 +305,39 @@ class _Call:
         return config
 
     def run(self, input: RerankInput, run_manager: CallbackManagerForChainRun) -> list[Document]:
-        ranking = self.core.rerank(
-            input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
-        )
-        run_manager.metadata.update(_outcome(ranking))
-        for name, error in _failures(ranking):
-            # Configured as for a Runnable, for those who listen by context.
-            child = CallbackManager.configure(run_manager.get_child())
-            child.on_chain_start(None, {"query": ranking.query}, name=name).on_chain_error(error)
+        attempts: Sequence[rerankx.Attempt] = ()
+        try:
+            ranking = self.core.rerank(
+                input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
+            )
+            attempts = ranking.attempts
+        except rerankx.BackendError as error:
+            attempts = error.attempts
+            raise
+        finally:
+            for name, failure in _failures(attempts):
+                # Configured as for a Runnable, for those who listen by context.
+                child = CallbackManager.configure(run_manager.get_child())
+                child.on_chain_start(None, {"query": input["query"]}, name=name).on_chain_error(failure)
+        run_manager.metadata.update(_outcome(ranking, self.core.backend))
         return self.documents(ranking)
 
     async def arun(self, input: RerankInput, run_manager: AsyncCallbackManagerForChainRun) -> list[Document]:
-        ranking = await self.core.arerank(
-            input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
-        )
-        run_manager.metadata.update(_outcome(ranking))
-        for name, error in _failures(ranking):
-            child = AsyncCallbackManager.configure(run_manager.get_child())
-            run = await child.on_chain_start(None, {"query": ranking.query}, name=name)
-            await run.on_chain_error(error)
+        attempts: Sequence[rerankx.Attempt] = ()
+        try:
+            ranking = await self.core.arerank(
+                input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
+            )
+            attempts = ranking.attempts
+        except rerankx.BackendError as error:
+            attempts = error.attempts
+            raise
+        finally:
+            for name, failure in _failures(attempts):
+                child = AsyncCallbackManager.configure(run_manager.get_child())
+                run = await child.on_chain_start(None, {"query": input["query"]}, name=name)
+                await run.on_chain_error(failure)
+        run_manager.metadata.update(_outcome(ranking, self.core.backend))
         return self.documents(ranking)
 
     def documents(self, ranking: rerankx.Ranking[Document]) -> list[Document]:
@@ -350,13 +389,16 @@ def _variable(backend: str, option: str) -> str:
     return name.replace("_API_API_", "_API_")
 
 
-def _outcome(ranking: rerankx.Ranking[Document]) -> dict[str, object]:
+def _outcome(ranking: rerankx.Ranking[Document], asked: rerankx.Backend) -> dict[str, object]:
     """Return what is known only afterwards. Tracers keep the run's own metadata dict, so what is added to it reaches them.
 
-    Of usage and cut texts what is 0 is left out, and None, which says not known, is not.
+    Of usage and cut texts what is 0 is left out, and None, which says not known, is not. Who answered is left out where it is who
+    was asked.
     """
     spent = {"truncated": ranking.truncated, **asdict(ranking.usage)}
+    other = (ranking.backend, ranking.model) != (asked.name, asked.model)
     return {
+        **({"rerankx_answered_by": f"{ranking.backend}:{ranking.model}"} if other else {}),
         **{f"rerankx_{name}": value for name, value in spent.items() if value != 0},
         "rerankx_documents_out": len(ranking),
         "rerankx_elapsed_ms": round(ranking.elapsed_ms, 3),
@@ -364,9 +406,16 @@ def _outcome(ranking: rerankx.Ranking[Document]) -> dict[str, object]:
     }
 
 
-def _failures(ranking: rerankx.Ranking[Document]) -> list[tuple[str, rerankx.BackendError]]:
+def _failures(attempts: Iterable[rerankx.Attempt]) -> list[tuple[str, rerankx.BackendError]]:
     """Return name and error of every attempt that failed; each becomes a failed run beneath the reranker's."""
-    return [(f"{a.backend}:{a.model}", rerankx.BackendError(a.error)) for a in ranking.attempts if a.error is not None]
+    return [(f"{a.backend}:{a.model}", rerankx.BackendError(a.error)) for a in attempts if a.error is not None]
+
+
+def _shown(backend: object) -> object:
+    """Return a backend's name as it is, an object by its type; of several, a list of them."""
+    if isinstance(backend, tuple):
+        return [_shown(one) for one in backend]
+    return backend if isinstance(backend, str | None) else Opaque(backend)
 
 
 def not_default(fields: Mapping[str, object]) -> dict[str, object]:

@@ -44,6 +44,7 @@ def rerank(
     | Runnable[RerankInput, list[Document]] = "embedded",
     *,
     model: str | None = None,
+    fallback: str | rerankx.Backend | Sequence[str | rerankx.Backend] | None = None,
     top_n: int | None = None,
     candidates: int | None = None,
     min_score: float | None = None,
@@ -69,20 +70,23 @@ def rerank(
         reranker: A backend's name such as "embedded" or "backend:model", a `rerankx.Backend`, a `rerankx.Reranker`, a `Reranker`,
             or another package's document compressor or Runnable of {"query", "documents"}.
         model: Which of the backend's models, where the name does not say.
+        fallback: Who is asked where the backend fails: a name, a `rerankx.Backend`, or several of them in their order.
         top_n: Keep that many, at least 1. None = as many as the reranker keeps; with `candidates`, as many as `retriever`
             returned without it.
         candidates: How many to ask `retriever` for, at least 1; None leaves it alone.
         min_score: Keep those with at least this score, in [0, 1]; applied before `top_n`.
         key: Returns the text that is scored; None scores `page_content`.
-        on_error: What a failed backend does: raise, or leave the documents in their order, with score 0.0.
+        on_error: What a failed backend, behind which no fallback answers, does: raise, or leave the documents in their order,
+            with score 0.0.
         deadline_s: Seconds for one reranking; None = no bound.
         name: The name of its run in a trace.
         tags: Tags of its runs.
         metadata: Metadata of its runs.
         score_key: Where the score goes in the metadata, over what is there; None writes none.
         on_ranking: Called with every `rerankx.Ranking`.
-        **options: The backend's own options. They and `model` need a name; a `rerankx.Reranker` also has its own `on_error`,
-            `deadline_s` and `on_ranking`; any other reranker has all settings of its own, and only `top_n` cuts what it returns.
+        **options: The backend's own options. They and `model` need a name; a `rerankx.Reranker` also has its own `fallback`,
+            `on_error`, `deadline_s` and `on_ranking`; any other reranker has all settings of its own, and only `top_n` cuts what
+            it returns.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -93,6 +97,7 @@ def rerank(
     settings = not_default(
         {
             "model": model,
+            "fallback": fallback,
             "min_score": min_score,
             "key": key,
             "on_error": on_error,

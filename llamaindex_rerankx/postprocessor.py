@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from inspect import signature
 from os import PathLike, fspath
@@ -32,7 +33,7 @@ from pydantic import WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from llamaindex_rerankx.nodes import RerankedNode, reranked_nodes, with_scores
-from rerankx import Backend, BackendError, Ranking, Reranker
+from rerankx import Attempt, Backend, BackendError, Ranking, Reranker, Scale
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger("rerankx")
@@ -62,6 +63,8 @@ class Rerank(BaseNodePostprocessor):
     Args:
         backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a ready `rerankx.Reranker`.
         model: Which of the backend's models; only with a name.
+        fallback: Who is asked where the backend fails: a name, a `rerankx.Backend`, or several of them in their order, as in
+            `rerankx.Fallback`. What answers has `degraded="fallback"`, and there is an event for each one that failed.
         top_n: Keep that many, at least 1; None keeps all.
         min_score: Keep nodes with a score at or above it, in [0, 1]; applied before `top_n`.
         metadata_mode: What a node's text is: its content with the metadata that an embedding model sees (EMBED), with
@@ -70,11 +73,12 @@ class Rerank(BaseNodePostprocessor):
         keep_retrieval_score: Also write `retrieval_score` into the metadata of a copy of each node, as other rerankers do.
             Neither a language model nor an embedding model is shown it, but the node's hash changes, by which some
             retrievers tell nodes apart. `RerankedNode` has it either way.
-        on_error: "raise", or "input_order", which returns the nodes as they came, with `degraded="input_order"`.
+        on_error: What a failed backend, behind which no fallback answers, does: "raise", or "input_order", which returns the
+            nodes as they came, with `degraded="input_order"`.
         deadline_s: Seconds for one ranking, above 0; None = no bound.
         on_ranking: Called with every `rerankx.Ranking`, whose documents are the `NodeWithScore` objects that came in.
         callback_manager: Receives a RERANKING event per call; engines replace it with their own.
-        **options: The backend's own options; only with a name.
+        **options: The backend's own options, not the fallback's; only with a name.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -87,6 +91,12 @@ class Rerank(BaseNodePostprocessor):
 
     backend: Annotated[str | Backend | Reranker, WithJsonSchema({"type": "string"})] = Field(frozen=True)
     model: str | None = Field(default=None, frozen=True)
+    fallback: Annotated[
+        str | Backend | tuple[str | Backend, ...] | None,
+        WithJsonSchema(
+            {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+        ),
+    ] = Field(default=None, frozen=True)
     top_n: int | None = Field(default=None, ge=1)
     min_score: float | None = Field(default=None, ge=0, le=1)
     metadata_mode: MetadataMode = MetadataMode.EMBED
@@ -104,6 +114,7 @@ class Rerank(BaseNodePostprocessor):
         backend: str | Backend | Reranker = "embedded",
         *,
         model: str | None = None,
+        fallback: str | Backend | Sequence[str | Backend] | None = None,
         top_n: int | None = None,
         min_score: float | None = None,
         metadata_mode: MetadataMode = MetadataMode.EMBED,
@@ -117,13 +128,24 @@ class Rerank(BaseNodePostprocessor):
     ) -> None:
         if isinstance(backend, Reranker):
             _refuse_beside_reranker(
-                options, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking
+                options,
+                model=model,
+                fallback=fallback,
+                on_error=on_error,
+                deadline_s=deadline_s,
+                on_ranking=on_ranking,
             )
             reranker = backend
         else:
             try:
                 reranker = Reranker(
-                    backend, model=model, on_error=on_error, deadline_s=deadline_s, on_ranking=on_ranking, **options
+                    backend,
+                    model=model,
+                    fallback=fallback,
+                    on_error=on_error,
+                    deadline_s=deadline_s,
+                    on_ranking=on_ranking,
+                    **options,
                 )
             except TypeError as error:
                 unknown = [name for name in options if f"no option {name!r}" in str(error)]
@@ -134,6 +156,7 @@ class Rerank(BaseNodePostprocessor):
         fields: dict[str, Any] = {
             "backend": backend,
             "model": model,
+            "fallback": fallback if isinstance(fallback, str | Backend | None) else tuple(fallback),
             "top_n": top_n,
             "min_score": min_score,
             "metadata_mode": metadata_mode,
@@ -242,6 +265,8 @@ class Rerank(BaseNodePostprocessor):
             try:
                 yield reranked
             except Exception as error:
+                if isinstance(error, BackendError):
+                    _tell_of_failures(error.attempts)
                 dispatcher.event(ExceptionEvent(exception=error))
                 raise
             event.on_end(payload={EventPayload.NODES: reranked})
@@ -249,23 +274,24 @@ class Rerank(BaseNodePostprocessor):
 
     def _converted(self, ranking: Ranking[NodeWithScore]) -> list[RerankedNode]:
         """Return the ranking's nodes, after one event for each attempt that failed."""
-        for attempt in ranking.attempts:
-            if attempt.error is not None:
-                failure = BackendError(f"{attempt.backend}:{attempt.model}: {attempt.error}")
-                dispatcher.event(ExceptionEvent(exception=failure))
+        _tell_of_failures(ranking.attempts)
         return reranked_nodes(ranking, into_metadata=self.keep_retrieval_score)
 
     @field_serializer("backend")
     def _backend_name(self, backend: str | Backend | Reranker) -> str:
-        if isinstance(backend, str):
-            return backend
-        scorer = backend.backend if isinstance(backend, Reranker) else backend
-        return f"<{scorer.name}:{scorer.model}>"  # no name of a backend: from_dict then says so, and builds no other
+        return _name_of(backend)
+
+    @field_serializer("fallback")
+    def _fallback_names(self, fallback: str | Backend | tuple[str | Backend, ...] | None) -> str | list[str] | None:
+        if isinstance(fallback, tuple):
+            return [_name_of(one) for one in fallback]
+        return None if fallback is None else _name_of(fallback)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
         """Return what `repr` shows; of a backend object only what it is, since its own may show a key."""
+        shown = {"backend": _name_of(self.backend), "fallback": self._fallback_names(self.fallback)}
         for name, value in super().__repr_args__():
-            yield name, self._backend_name(self.backend) if name == "backend" else value
+            yield name, shown.get(str(name), value)
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -279,12 +305,19 @@ class Rerank(BaseNodePostprocessor):
     def __getstate__(self) -> dict[Any, Any]:
         state = BaseModel.__getstate__(self)
         fields = {name: value for name, value in state["__dict__"].items() if name != "callback_manager"}
-        return {**state, "__dict__": fields}
+        private = dict(state["__pydantic_private__"])
+        if isinstance(self.backend, str):  # it is made again, with the options that are there, a key among them
+            del private["_reranker"]
+        return {**state, "__dict__": fields, "__pydantic_private__": private}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         BaseModel.__setstate__(
             self, {**state, "__dict__": {**state["__dict__"], "callback_manager": CallbackManager()}}
         )
+        if isinstance(self.backend, str):
+            names = ("model", "fallback", "on_error", "deadline_s", "on_ranking")
+            given: dict[str, Any] = {**self._options, **{name: getattr(self, name) for name in names}}
+            self._reranker = Reranker(self.backend, **given)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Rerank:
         # A copy reports to the same handlers, not to copies of them that nobody reads.
@@ -292,9 +325,24 @@ class Rerank(BaseNodePostprocessor):
         memo[id(self.callback_manager)] = self.callback_manager
         # It also uses the same model and clients, which may be large, or hold locks.
         memo[id(self.backend)] = self.backend
+        memo[id(self.fallback)] = self.fallback
         memo[id(self._options)] = self._options
         memo[id(self._reranker)] = self._reranker
         return super().__deepcopy__(memo)
+
+
+def _tell_of_failures(attempts: Iterable[Attempt]) -> None:
+    for attempt in attempts:
+        if attempt.error is not None:
+            failure = BackendError(f"{attempt.backend}:{attempt.model}: {attempt.error}")
+            dispatcher.event(ExceptionEvent(exception=failure))
+
+
+def _name_of(backend: str | Backend | Reranker) -> str:
+    if isinstance(backend, str):
+        return backend
+    scorer = backend.backend if isinstance(backend, Reranker) else backend
+    return f"<{scorer.name}:{scorer.model}>"  # no name of a backend: from_dict then says so, and builds no other
 
 
 def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) -> None:
@@ -305,17 +353,31 @@ def _refuse_beside_reranker(options: Mapping[str, object], **arguments: object) 
 
 def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
     """Return what of the options may be written down: no secrets, and nothing that JSON has no word for."""
-    cleaned = {name: _cleaned(value) for name, value in options.items()}
-    return {
+    cleaned = {name: _cleaned(value) for name, value in options.items() if name != "dialect"}
+    written = {
         name: value
         for name, value in cleaned.items()
         if value is not _UNWRITABLE and (isinstance(value, int | float | None) or not _SECRET.search(str(name)))
     }
+    return written | _dialect(options)
+
+
+def _dialect(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the dialect of a service, if there is one: "auth", "tokens" and others are names of places in it, not secrets."""
+    dialect = options.get("dialect")
+    if is_dataclass(dialect) and not isinstance(dialect, type):
+        dialect = asdict(dialect)
+    if not isinstance(dialect, Mapping):
+        return {} if dialect is None else {"dialect": dialect}
+    cleaned = {name: _cleaned(value) for name, value in dialect.items()}
+    return {"dialect": {name: value for name, value in cleaned.items() if value is not _UNWRITABLE}}
 
 
 def _cleaned(value: object) -> object:
     if isinstance(value, PathLike):
         return fspath(value)
+    if isinstance(value, Scale):
+        return asdict(value) if value.kind == "similarity" else value.kind
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy's
         return value.item()
     if isinstance(value, str):

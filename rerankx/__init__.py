@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rerankx.compose.fallback import Fallback as Fallback
     from rerankx.errors import AuthenticationError as AuthenticationError
     from rerankx.errors import BackendError as BackendError
     from rerankx.errors import DeadlineError as DeadlineError
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from rerankx.ranking import Hit as Hit
     from rerankx.ranking import Ranking as Ranking
     from rerankx.reranker import Reranker as Reranker
+    from rerankx.structured import as_yaml as as_yaml
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "rerankx.compose.fallback": ("Fallback",),
     "rerankx.errors": (
         "AuthenticationError",
         "BackendError",
@@ -49,6 +52,7 @@ _HOMES = {
     "rerankx.interface": ("Attempt", "Backend", "Scale", "Scores", "Usage"),
     "rerankx.ranking": ("Hit", "Ranking"),
     "rerankx.reranker": ("Reranker",),
+    "rerankx.structured": ("as_yaml",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -53,13 +53,16 @@ class Ranking(Sequence[Hit[T_co]]):
     hits: tuple[Hit[T_co], ...]
     query: str
     backend: str
+    """Which backend answered; the one that was asked, if none did."""
     model: str
+    """Its model."""
     scale: Scale
     """What `Hit.raw_score` is."""
     total: int
     """How many documents came in, before `min_score` and `top_n`."""
     min_score: float | None = None
-    """The threshold that was applied; None if there was none, or if the result was too degraded to apply it."""
+    """The threshold that was applied: the caller's, or that of the fallback that answered. None if there was none, or if the
+    result was too degraded to apply it."""
     usage: Usage = field(default_factory=Usage)
     truncated: int = 0
     """How many texts were cut to the model's length."""
@@ -68,7 +71,8 @@ class Ranking(Sequence[Hit[T_co]]):
     degraded: Degraded | None = None
     """Why this is less than what was asked; None if it is not."""
     attempts: tuple[Attempt, ...] = ()
-    """Which backends were tried, and their errors, where more than one was tried or one failed."""
+    """Which backends were tried, in that order, and their errors, where there was more than one to try or one failed. The one
+    without an error answered: `backend` and `model` name it."""
 
     @property
     def documents(self) -> list[T_co]:
@@ -102,7 +106,7 @@ class Ranking(Sequence[Hit[T_co]]):
             "truncated": self.truncated,
             "elapsed_ms": self.elapsed_ms,
             "degraded": self.degraded,
-            "attempts": [{"backend": a.backend, "model": a.model, "error": a.error} for a in self.attempts],
+            "attempts": [{name: getattr(a, name) for name in Attempt.__dataclass_fields__} for a in self.attempts],
         }
 
     def to_json(self, *, default: Callable[[object], object] | None = None, indent: int | None = None) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from rerankx import registry
 from rerankx.arguments import as_list, check_query, checked_deadline_s, checked_min_score, checked_top_n, texts_of
+from rerankx.compose.fallback import Fallback
 from rerankx.errors import BackendError
-from rerankx.interface import Attempt, Backend, Scale, Scores, deadline
+from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, deadline
 from rerankx.ranking import Hit, Ranking
 
 T = TypeVar("T")
@@ -32,12 +33,15 @@ class Reranker:
     Args:
         backend: A name such as "embedded" or "backend:model" (`rerankx backends` lists them), or a `Backend`.
         model: Which of the backend's models, where the name does not say; only with a name.
-        on_error: What a `BackendError` does: "raise", or "input_order", which returns the documents as they came,
-            unscored, with `degraded="input_order"` and the error in `attempts`, and logs a warning.
+        fallback: Who is asked where the backend fails: a name, a `Backend`, or several of them in their order, as in `Fallback`,
+            which also takes thresholds for them. What answers says so: `degraded="fallback"`, `Ranking.attempts`.
+        on_error: What a `BackendError`, with a fallback the last one's too, does: "raise", or "input_order", which returns the
+            documents as they came, unscored, with `degraded="input_order"` and the errors in `attempts`, and logs a warning.
         deadline_s: Seconds for one ranking, above 0. A local backend stops between texts and leaves the rest unscored
-            (`degraded="deadline"`); a remote one raises `DeadlineError`. None = no bound.
+            (`degraded="deadline"`); a remote one raises `DeadlineError`. With a fallback each but the last may use half of what
+            is left. None = no bound.
         on_ranking: Called with every `Ranking` before it is returned. What it raises is logged and stops nothing.
-        **options: The backend's own options; only with a name. A wrong one names the nearest right one.
+        **options: The backend's own options, not the fallback's; only with a name. A wrong one names the nearest right one.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -51,6 +55,7 @@ class Reranker:
         backend: str | Backend = "embedded",
         *,
         model: str | None = None,
+        fallback: str | Backend | Sequence[str | Backend] | None = None,
         on_error: OnError = "raise",
         deadline_s: float | None = None,
         on_ranking: Callable[[Ranking[Any]], object] | None = None,
@@ -61,7 +66,7 @@ class Reranker:
         if on_ranking is not None and not callable(on_ranking):
             raise TypeError(f"on_ranking must be callable, not {type(on_ranking).__name__}")
         _refuse_call_arguments(options)
-        self.backend = _backend(backend, model, options)
+        self.backend = _with_fallback(_backend(backend, model, options), fallback)
         self.on_error: OnError = on_error
         self.deadline_s = checked_deadline_s(deadline_s)
         self.on_ranking = on_ranking
@@ -105,8 +110,9 @@ class Reranker:
             documents: Strings, or any objects together with `key`. Blank texts are kept, unscored. None at all is fine.
             top_n: Keep that many, at least 1; None keeps all.
             min_score: Keep those with `score` at or above it, in [0, 1]; applied before `top_n`. What a degraded result
-                left unscored is kept, last. Not applied to a result degraded to "input_order" or "fallback", whose
-                scores mean something else: `Ranking.min_score` is then None.
+                left unscored is kept, last. It belongs to the backend that was asked: not applied to a result degraded to
+                "input_order" or "fallback", whose scores mean something else, and `Ranking.min_score` is then None; but
+                where a fallback answered that has a threshold of its own (`Fallback(min_scores=)`), that is applied.
             key: Returns the text of a document, as in `sorted`.
 
         Raises:
@@ -259,11 +265,13 @@ class _Job(Generic[T]):
         if self.reranker.on_error == "raise":
             raise error
         logger.warning("reranking failed, the input order stands: %s", error)
-        attempt = Attempt(self.backend.name, self.backend.model, f"{type(error).__name__}: {error}")
+        told = f"{type(error).__name__}: {error}"
+        attempts = error.attempts or (Attempt(self.backend.name, self.backend.model, told),)
         return Scores(
             (None,) * len(self.texts),
             degraded="input_order",
-            attempts=(attempt,),
+            attempts=attempts,
+            usage=error.usage or Usage(),
             scale=self.backend.scale,
             elapsed_ms=(time.perf_counter() - start) * 1000,
         )
@@ -284,11 +292,12 @@ class _Job(Generic[T]):
         if min_score is not None:
             # What a degraded result did not get to may be good: nobody knows, so it stays, last.
             hits = [h for h in hits if h.score >= min_score or (h.raw_score is None and scores.degraded)]
+        backend, model = self._answerer(scores)
         ranking = Ranking(
             hits=tuple(hits[: self.top_n]),
             query=self.query,
-            backend=self.backend.name,
-            model=self.backend.model,
+            backend=backend,
+            model=model,
             scale=scale,
             total=n,
             min_score=min_score,
@@ -301,11 +310,25 @@ class _Job(Generic[T]):
         self._notify(ranking)
         return ranking
 
+    def _answerer(self, scores: Scores) -> tuple[str, str]:
+        """Return backend and model that the scores are from."""
+        answered = [attempt for attempt in scores.attempts if attempt.error is None]
+        # With several, it is for none of them alone that the backend answers.
+        return (
+            (answered[0].backend, answered[0].model) if len(answered) == 1 else (self.backend.name, self.backend.model)
+        )
+
     def _applicable_min_score(self, scores: Scores) -> float | None:
-        if scores is _NOTHING:
+        if scores is _NOTHING or self.min_score is None:
             return self.min_score
-        absolute = (scores.scale or self.backend.scale).absolute
-        if self.min_score is not None and (scores.degraded in ("input_order", "fallback") or not absolute):
+        scale = scores.scale or self.backend.scale
+        if scores.min_score is not None:
+            if not scale.absolute:
+                raise ValueError(
+                    f"min_scores has a threshold for {self._answerer(scores)[0]!r}, whose scores ({scale.kind}) are only an order"
+                )
+            return scores.min_score
+        if scores.degraded in ("input_order", "fallback") or not scale.absolute:
             reason = f"degraded to {scores.degraded!r}" if scores.degraded else "only an order"
             logger.warning("min_score=%s is not applied: the result is %s", self.min_score, reason)
             return None
@@ -344,6 +367,16 @@ def _backend(backend: str | Backend, model: str | None, options: Mapping[str, ob
         kind = type(backend).__name__
         raise TypeError(f"{', '.join(given)} given with a {kind} object; pass them to its constructor")
     return backend
+
+
+def _with_fallback(backend: Backend, fallback: object) -> Backend:
+    if fallback is None:
+        return backend
+    if isinstance(fallback, str | Backend):
+        return Fallback(backend, fallback)
+    if not isinstance(fallback, Sequence) or isinstance(fallback, bytes):
+        raise TypeError(f"fallback must be a name, a rerankx.Backend or a list of them, not {type(fallback).__name__}")
+    return Fallback(backend, *fallback) if fallback else backend
 
 
 def _refuse_call_arguments(options: Mapping[str, object]) -> None:

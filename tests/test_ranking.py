@@ -138,8 +138,8 @@ def test_to_json_is_the_dict():
         "elapsed_ms": 12.6,
         "degraded": "fallback",
         "attempts": [
-            {"backend": "first", "model": "x", "error": "BackendError: no"},
-            {"backend": "fake", "model": "m", "error": None},
+            {"backend": "first", "model": "x", "error": "BackendError: no", "degraded": None},
+            {"backend": "fake", "model": "m", "error": None, "degraded": None},
         ],
     }  # fmt: skip
 

@@ -344,7 +344,7 @@ def test_a_blank_query_is_refused_even_without_documents(how, documents):
 
 @both
 def test_a_ranking_tells_what_the_scores_tell(how):
-    attempts = (Attempt("first", "x", "no"), Attempt("fake", "m"))
+    attempts = (Attempt("first", "x", "no"), Attempt("fake", "word-overlap"))
     details = [{"window": 1}, None]
     reply = Scores([1, 2], None, details, Usage(calls=2), truncated=1, degraded="fallback", attempts=attempts)
     ranking = asked(replying(reply), how, "the query", letters(2))
@@ -428,6 +428,82 @@ def test_no_message_holds_what_the_backend_quoted(how, caplog):
     assert SECRET not in str(caught.value)
     ranking = asked(Reranker(broken, on_error="input_order"), how, SECRET, [SECRET])
     assert SECRET not in str(ranking.attempts) + caplog.text
+
+
+# A fallback
+
+
+def failing(name="first"):
+    return FakeBackend(name=name, model="m", error=BackendError("no"))
+
+
+@both
+@pytest.mark.parametrize(
+    "fallback",
+    [FakeBackend(), [FakeBackend()], [failing("second"), FakeBackend()], (failing("second"), FakeBackend())],
+)
+def test_a_fallback_answers_where_the_backend_fails(how, fallback):
+    ranking = asked(Reranker(failing(), fallback=fallback), how, "red", ["blue", "red"])
+    assert (ranking.documents, ranking.backend, ranking.degraded) == (["red", "blue"], "fake", "fallback")
+
+
+@both
+def test_a_fallback_is_not_asked_without_need(how):
+    spare = failing("spare")
+    ranking = asked(Reranker(FakeBackend(), fallback=spare), how, "red", ["blue", "red"])
+    assert (ranking.backend, ranking.degraded, spare.calls) == ("fake", None, [])
+
+
+def test_a_fallback_may_be_named_and_the_options_are_the_backends():
+    reranker = Reranker("embedded", max_tokens=64, fallback="cross-encoder:some/model")
+    first, second = reranker.backend.backends
+    assert (first.name, first.max_tokens, second.model) == ("embedded", 64, "some/model")
+    assert repr(reranker) == f"Reranker('fallback', model='embedded:{first.model} > cross-encoder:some/model')"
+
+
+@pytest.mark.parametrize("none", [None, [], ()])
+def test_without_a_fallback_the_backend_is_the_backend_itself(none):
+    fake = FakeBackend()
+    assert Reranker(fake, fallback=none).backend is fake
+
+
+@pytest.mark.parametrize(
+    "fallback", [7, b"minilm", {"minilm": 0.5}, {FakeBackend()}, FakeBackend, Reranker(FakeBackend())]
+)
+def test_a_fallback_of_another_kind_is_refused(fallback):
+    with pytest.raises(TypeError, match=r"fallback must be a name, a rerankx\.Backend or a list of them, not"):
+        Reranker(FakeBackend(), fallback=fallback)
+
+
+def test_a_threshold_is_the_backends_and_not_the_fallbacks(caplog):
+    ranking = Reranker(failing(), fallback=FakeBackend()).rerank("red", ["blue", "red"], min_score=0.5)
+    assert (len(ranking), ranking.min_score) == (2, None)
+    assert "min_score=0.5 is not applied" in caplog.text
+
+
+@both
+def test_the_input_order_is_what_is_left_where_the_fallback_fails_too(how):
+    reranker = Reranker(failing(), fallback=failing("second"), on_error="input_order")
+    ranking = asked(reranker, how, "red", ["blue", "red"])
+    assert (ranking.documents, ranking.degraded) == (["blue", "red"], "input_order")
+    assert ranking.attempts == (
+        Attempt("first", "m", "BackendError: no"),
+        Attempt("second", "m", "BackendError: no"),
+    )
+
+
+@both
+def test_with_a_deadline_the_backend_may_use_half_of_it(how):
+    left = []
+    fake = FakeBackend(score=lambda query, text: left.append(remaining_s()))
+    asked(Reranker(fake, fallback=FakeBackend(), deadline_s=600), how, "q", ["a"])
+    assert 290 < left[0] <= 300
+
+
+def test_of_several_that_answered_none_is_named():
+    attempts = (Attempt("stage1", "m"), Attempt("stage2", "m"))
+    ranking = replying(Scores([1], attempts=attempts)).rerank("q", ["a"])
+    assert (ranking.backend, ranking.attempts) == ("fake", attempts)
 
 
 # on_ranking

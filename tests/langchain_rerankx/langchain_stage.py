@@ -8,7 +8,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from rerankx import Scale
+from rerankx import RateLimitError, Scale
 from rerankx.testing import FakeBackend
 
 QUESTION = "how do I get my money back"
@@ -43,14 +43,14 @@ def store():
 
 
 class Named(FakeBackend):
-    """A backend for use by name; `made` lists those that were made."""
+    """A backend for use by name; `made` lists those that were made. The model "broken" fails."""
 
     made: ClassVar[list["Named"]] = []
 
     def __init__(
         self, model: str = "words", weight: float = 1.0, api_key: str | None = None, headers: dict | None = None
     ) -> None:
-        super().__init__(name="named", model=model)
+        super().__init__(name="named", model=model, error=RateLimitError("too many") if model == "broken" else None)
         self.weight, self.api_key, self.headers = weight, api_key, headers
         self.made.append(self)
 

@@ -209,11 +209,23 @@ def test_without_the_secrets_map_the_backend_gets_no_key(named):
 
 @pytest.mark.parametrize(
     ("backend", "variable"),
-    [("cohere", "COHERE_API_KEY"), ("cohere:rerank-v4.0-pro", "COHERE_API_KEY"), ("jina-api", "JINA_API_KEY")],
+    [
+        ("cohere", "COHERE_API_KEY"),
+        ("cohere:rerank-v4.0-pro", "COHERE_API_KEY"),
+        ("jina-api", "JINA_API_KEY"),
+        ("mixedbread", "MXBAI_API_KEY"),
+        ("llamacpp", "LLAMA_API_KEY"),
+    ],
 )
 def test_keys_are_called_as_their_providers_call_them(backend, variable):
     reranker = Reranker.model_construct(backend=backend, options=Options({"api_key": KEY, "base_url": "http://host"}))
     assert reranker.lc_secrets == {"api_key": variable}
+
+
+def test_the_places_of_a_dialect_are_no_secrets():
+    dialect = {"path": "/v1/rank", "auth": "X-Api-Key", "tokens": "usage.total_tokens"}
+    again = loaded(dumpd(Reranker("http:m", base_url="http://host", dialect=dialect)))
+    assert dict(again.options["dialect"]) == dialect
 
 
 def test_a_key_within_an_option_does_not_go_to_json(named):

@@ -16,7 +16,8 @@ from llama_index.core.schema import MetadataMode
 from llamaindex_stage import QUESTION, Callbacks, Overlap, ids, nodes_of, retrieved
 
 from llamaindex_rerankx import Rerank, RerankedNode
-from rerankx import Reranker, UnknownBackendError
+from rerankx import Reranker, Scale, UnknownBackendError
+from rerankx.catalogue.endpoints import Dialect
 
 SECRETS = {
     "api_key": "s3cr3t-1",
@@ -97,6 +98,31 @@ def test_options_and_secrets_survive_pickle(installed_backends):
     again = pickled(Rerank("overlap", weight=0.5, api_key="s3cr3t"))
     assert again.to_dict()["weight"] == 0.5
     assert again.postprocess_nodes(retrieved(), query_str=QUESTION)[0].score == pytest.approx(0.5)
+
+
+def test_a_pickled_one_has_the_key_that_it_was_given():
+    pytest.importorskip("tenacity", reason="needs the extra: pip install 'rerankx[http]'")
+    again = pickled(Rerank("tei", api_key="s3cr3t", headers={"X-Team": "search"}, fallback="embedded"))
+    asked = again._reranker.backend.backends[0]
+    assert (asked._key.reveal(), asked._headers) == ("s3cr3t", {"X-Team": "search"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dialect": {"path": "/v1/rank", "auth": "X-Api-Key", "auth_scheme": "", "tokens": "usage.total_tokens"}},
+        {"dialect": Dialect(path="/v1/rank", auth="X-Api-Key", extra={"truncate": True})},
+        {"scale": Scale.similarity(-1, 1)},
+        {"scale": Scale.LOGIT},
+    ],
+    ids=["mapping", "Dialect", "similarity", "logit"],
+)
+def test_a_service_is_described_in_full(options):
+    pytest.importorskip("tenacity", reason="needs the extra: pip install 'rerankx[http]'")
+    rerank = Rerank("http:m", base_url="http://host", **options)
+    again = Rerank.from_dict(json.loads(json.dumps(rerank.to_dict())))
+    assert again._reranker.backend.fingerprint == rerank._reranker.backend.fingerprint
+    assert again._reranker.backend._dialect == rerank._reranker.backend._dialect
 
 
 def test_pickle_refuses_a_lambda_and_leaves_the_original_alone():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict, assert_type
 
 import rerankx
-from rerankx import Attempt, Backend, BackendError, Hit, Ranking, Reranker, Scale, Scores, Usage
+from rerankx import Attempt, Backend, BackendError, Fallback, Hit, Ranking, Reranker, Scale, Scores, Usage
 from rerankx.testing import BackendContract, FakeBackend
 
 
@@ -76,10 +76,15 @@ def log(ranking: Ranking[object]) -> None:
 
 def a_reranker_is_made_of_a_name_or_a_backend() -> list[Reranker]:
     Reranker("fake", on_error="ignore")  # type: ignore[arg-type]
+    Reranker("fake", fallback=Reranker())  # type: ignore[arg-type]
+    Fallback("cohere", None)  # type: ignore[arg-type]
     return [
         rerankx.Reranker(),
         Reranker("cohere:rerank-v3.5", on_error="input_order", deadline_s=2, on_ranking=log),
         Reranker("cohere", model="rerank-v3.5", api_key="..."),
+        Reranker("cohere", fallback="minilm", api_key="..."),
+        Reranker("cohere", fallback=["minilm", FakeBackend()]),
+        Reranker(Fallback("cohere", FakeBackend(), min_scores={"fake": 0.5})),
         Reranker(FakeBackend(score=lambda query, text: float(len(text)), scale=Scale.UNKNOWN)),
     ]
 
@@ -109,5 +114,10 @@ class TestShortest(BackendContract):
 def an_error_is_caught_by_its_kind(backend: Backend) -> Scores | None:
     try:
         return backend.score("red", ["red"])
-    except BackendError:
+    except BackendError as error:
+        log_attempts(error.attempts)
         return None
+
+
+def log_attempts(attempts: Sequence[Attempt]) -> None:
+    print(*(f"{attempt.backend}: {attempt.error} {attempt.degraded}" for attempt in attempts))  # noqa: T201
