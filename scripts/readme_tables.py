@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rerankx import registry
 from rerankx.catalogue import CROSS_ENCODERS, EMBEDDED, FLASHRANK
+from rerankx.catalogue.endpoints import ENDPOINTS
+from rerankx.catalogue.prices import PRICES
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,11 +21,15 @@ def backends() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, entry in registry.BUILT_IN.items():
-        backend = registry.create(name)
+        if name == "http":
+            names = ", ".join(f"`{preset}`" for preset in ("http", *registry.presets()))
+            rows.append(f"| {names} | `rerankx[http]` | {entry.summary} | as it declares | most | the service's |")
+            continue
+        backend = registry.create(name, **({"api_key": "none"} if name == "cohere" else {}))
         scale = backend.scale.kind
         if scale == "similarity":
             scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
-        licence = _licence(backend.model)
+        licence = "the service's" if name == "cohere" else _licence(backend.model)
         if name == "cross-encoder":
             scale, licence = "logit, or unknown", "its repository's"
         install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
@@ -49,6 +55,35 @@ def models() -> str:
     return "\n".join(rows)
 
 
+def services() -> str:
+    rows = ["| name | service | model, if none is given | scale | at once | key |", "|---|---|---|---|---|---|"]
+    for name in registry.presets():
+        asked = ENDPOINTS[name]
+        model = (
+            f"`{asked.default_model}`" if asked.default_model else "has to be given" if asked.needs_key else "as served"
+        )
+        key = ", ".join(f"`{variable}`" for variable in asked.key_variables)
+        where = f"{key}, if it wants one" if key and not asked.needs_key else key or "none"
+        address = f", `{asked.base_url}`" if asked.base_url.startswith("http://localhost") else ""
+        what, at_once = f"[{asked.summary}]({asked.source}){address}", asked.max_documents or "all"
+        rows.append(f"| `{name}` | {what} | {model} | {asked.scale} | {at_once} | {where} |")
+    return "\n".join(rows)
+
+
+def prices() -> str:
+    rows = ["| model | price, US dollars | 1,000 queries over 50 passages | read |", "|---|---|---|---|"]
+    for name, price in PRICES.items():
+        if price.per_search_unit is not None:
+            said, cost = f"{price.per_search_unit * 1000:g} per 1,000 search units", 1000 * price.per_search_unit
+        else:
+            said, cost = (
+                f"{price.per_million_tokens:g} per million tokens",
+                1000 * 50 * (220 + 20) / 1e6 * price.per_million_tokens,
+            )
+        rows.append(f"| `{name}` | {said} | {cost:.2f} | [{price.read}]({price.source.split(' ')[0]}) |")
+    return "\n".join(rows)
+
+
 def quality() -> str:
     rows = ["| collection, first stage | queries | first stage | embedded | |", "|---|---|---|---|---|"]
     for figure in EMBEDDED.figures:
@@ -64,8 +99,9 @@ def main() -> int:
     args = parser.parse_args()
     stale = []
     for file, tables in (
-        ("README.md", {"backends": backends(), "quality": quality()}),
+        ("README.md", {"backends": backends(), "services": services(), "quality": quality()}),
         ("docs/local-models.md", {"models": models()}),
+        ("docs/services.md", {"prices": prices()}),
     ):
         old = new = (ROOT / file).read_text(encoding="utf-8")
         for name, table in tables.items():

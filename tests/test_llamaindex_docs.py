@@ -1,12 +1,15 @@
 """The LlamaIndex migration guide: our code runs and keeps what it should, theirs parses, and what is said of theirs is so."""
 
 import ast
+import asyncio
 import io
 import json
 import re
 import sys
+import threading
 import zipfile
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -15,6 +18,7 @@ from shutil import copytree
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from fault_stage import FaultStage, closed, status
 
 pytest.importorskip("llama_index.core", reason="needs the extra: pip install 'rerankx[llamaindex]'")
 import numpy as np
@@ -28,10 +32,11 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from llamaindex_rerankx import Rerank, RerankedNode, rerank
-from rerankx import Reranker
+from rerankx import AuthenticationError, BackendError, RateLimitError, Reranker, as_yaml
 from rerankx.backends.cross_encoder import CrossEncoder as OurCrossEncoder
 from rerankx.backends.flashrank import REPOSITORY, FlashRank
 from rerankx.catalogue import FLASHRANK
+from rerankx.catalogue.endpoints import ENDPOINTS
 from rerankx.cli import main
 from rerankx.registry import BUILT_IN
 
@@ -43,7 +48,9 @@ BLOCKS = re.findall(r"<!-- (before|ours) -->\n```python\n(.*?)```", GUIDE, re.DO
 PAGES = ["i" * n for n in range(1, 61)]
 TEXTS = ["iii", "i", "ii", "jjj", "j", "kkkk", "kk", "k", "jj"]
 PASSAGES = ["The valve is closed.", "Refunds take ten days.", "no", "The valve is closed.", "A longer one, " * 9, "no"]
+ROWS = [line for line in GUIDE.splitlines() if line.startswith("| ")]
 QUERY = "which"
+KEY = "a-key-of-these-tests"
 MINILM = "cross-encoder/ms-marco-MiniLM-L6-v2"
 FLASH = ("ms-marco-MiniLM-L-12-v2", "ms-marco-TinyBERT-L-2-v2")
 
@@ -57,17 +64,6 @@ class CrossEncoder:
     def predict(self, pairs, *, activation_fn=None):
         scores = np.array([-len(text) for _, text in pairs], np.float32)
         return scores if activation_fn is None else activation_fn(scores)
-
-
-class ClientV2:
-    """Stands in for that of cohere."""
-
-    def __init__(self, api_key, *, base_url=None, timeout=None):
-        self.timeout = timeout
-
-    def rerank(self, *, model, query, documents):
-        order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
-        return SimpleNamespace(results=[SimpleNamespace(index=i, relevance_score=1 / len(documents[i])) for i in order])
 
 
 class Ordering(MockLLM):
@@ -103,10 +99,8 @@ class Events(BaseEventHandler):
 
 
 @pytest.fixture(autouse=True)
-def without_keys(monkeypatch):
-    """Stand in for what needs a key or a model of one's own."""
-    stand_in(monkeypatch, "cohere", ClientV2)
-    monkeypatch.setenv("COHERE_API_KEY", "none")
+def without_models(monkeypatch):
+    """Stand in for the models of LlamaIndex itself."""
     monkeypatch.setattr(Settings, "_llm", MockLLM())
     monkeypatch.setattr(Settings, "_embed_model", MockEmbedding(embed_dim=2))
 
@@ -124,6 +118,58 @@ def stand_in(monkeypatch, name, part):
         module = ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(module, part.__name__, part, raising=False)
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with FaultStage() as stage:
+        yield stage
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """Forget the keys and proxies of this machine, and have one key for every service."""
+    pytest.importorskip("cohere", reason="needs the extra: pip install 'rerankx[cohere]'")
+    from backend_stage import alone
+
+    alone(monkeypatch)
+    for variable in ("CO_API_KEY", *(name for dialect in ENDPOINTS.values() for name in dialect.key_variables)):
+        monkeypatch.setenv(variable, KEY)
+
+
+@pytest.fixture
+def cohere(stage, keys, monkeypatch):
+    """Return a function that has an address answer for Cohere, and returns it."""
+
+    def at(*script, **options):
+        url = stage.address(*(script or [answer]), **{"scorer": short_is_good, **options})
+        monkeypatch.setenv("CO_API_URL", url)
+        return url
+
+    return at
+
+
+@pytest.fixture
+def their_cohere(keys, monkeypatch):
+    """Return LlamaIndex's CohereRerank for an address."""
+    theirs = pytest.importorskip(
+        "llama_index.postprocessor.cohere_rerank", reason="needs: pip install llama-index-postprocessor-cohere-rerank"
+    )
+    monkeypatch.setenv("COHERE_API_KEY", KEY)
+    return lambda url, **fields: theirs.CohereRerank(**{"base_url": url, "model": "rerank-v3.5", **fields})
+
+
+async def answer(exchange):
+    """Answer, and have the client close the connection: theirs keeps it open otherwise, and nothing closes it."""
+    await exchange.send_json(exchange.reply(), Connection="close")
+
+
+def refuse(code):
+    return status(code, Connection="close")
+
+
+def short_is_good(query, texts):
+    return [1 / len(text) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +272,11 @@ def test_their_code_parses(code):
 
 @pytest.mark.parametrize("code", [code for whose, code in BLOCKS if whose == "ours" and "engine = " in code])
 def test_our_code_returns_the_best_of_the_candidates(code, names, request):
-    order = judge(request.getfixturevalue("hub"), code) if of_the_hub(code) else shortest_first
+    order = shortest_first
+    if "cohere:" in code:
+        request.getfixturevalue("cohere")()
+    elif of_the_hub(code):
+        order = judge(request.getfixturevalue("hub"), code)
     exec(compile(code, "guide", "exec"), names)
     candidates = names["index"].as_retriever(similarity_top_k=20).retrieve(QUERY)
     best = order([node.text for node in candidates])[:5]
@@ -243,31 +293,35 @@ def test_our_code_returns_the_best_of_the_candidates(code, names, request):
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_the_lines_of_the_first_table_are_lines_that_work(names, flash):
-    engine = names["index"].as_query_engine()
-    lines = re.findall(r"\| `(rerank\(engine, \w+\(.*?\))` \|", GUIDE)
-    assert len(lines) == 4
-    for line in lines:
-        if "Cohere" in line:
-            continue  # its package is not among the tests' own
-        scope = {
-            **names,
-            "rerank": rerank,
-            "engine": engine,
-            "SentenceTransformerRerank": lambda **options: SentenceTransformerRerank(device="cpu", **options),
-            "FlashRankRerank": flash,
-            "LLMRerank": LLMRerank,
-            "llm": says("\n".join(f"Doc: {n}, Relevance: 5" for n in range(1, 11))),
-        }
-        assert len(eval(line, scope).query(QUERY).source_nodes) == 5
+@pytest.mark.parametrize("line", re.findall(r"\| `(rerank\(engine, \w+\(.*?\))` \|", GUIDE))
+def test_the_lines_of_the_first_table_are_lines_that_work(line, names, request):
+    scope = {
+        "rerank": rerank,
+        "engine": names["index"].as_query_engine(),
+        "SentenceTransformerRerank": lambda **options: SentenceTransformerRerank(device="cpu", **options),
+        "LLMRerank": LLMRerank,
+        "llm": says("\n".join(f"Doc: {n}, Relevance: 5" for n in range(1, 11))),
+    }
+    if "FlashRank" in line:
+        scope["FlashRankRerank"] = request.getfixturevalue("flash")
+    if "Cohere" in line:
+        scope["CohereRerank"] = partial(request.getfixturevalue("their_cohere"), request.getfixturevalue("cohere")())
+    assert len(eval(line, scope).query(QUERY).source_nodes) == 5
+
+
+def test_the_first_table_keeps_four_postprocessors():
+    assert len(re.findall(r"\| `(rerank\(engine, \w+\(.*?\))` \|", GUIDE)) == 4
 
 
 @pytest.mark.parametrize("line", re.findall(r"\| `(rerank\(engine, \".*?\))`:", GUIDE))
-def test_the_names_in_the_first_table_keep_the_model(line, names, hub):
+def test_the_names_in_the_first_table_keep_the_model(line, names, hub, request):
+    if "cohere" in line:
+        request.getfixturevalue("cohere")()
     line = line.replace("NAME", FLASH[0] if "flashrank" in line else MINILM)
     found = eval(line, {"rerank": rerank, "engine": names["index"].as_query_engine()}).query(QUERY).source_nodes
     candidates = [node.text for node in names["index"].as_retriever(similarity_top_k=20).retrieve(QUERY)]
-    assert [node.text for node in found] == judge(hub, line)(candidates)[:5]
+    order = shortest_first if "cohere" in line else judge(hub, line)
+    assert [node.text for node in found] == order(candidates)[:5]
 
 
 def test_the_models_of_the_hub_and_the_stand_ins_have_opinions_of_their_own(hub):
@@ -432,15 +486,284 @@ def test_the_defaults_of_flashrank_rerank_are_as_stated(flash):
     assert "cache_dir" not in fields
 
 
-def test_the_defaults_of_cohere_rerank_are_as_stated(monkeypatch):
-    cohere = pytest.importorskip(
-        "llama_index.postprocessor.cohere_rerank", reason="needs: pip install llama-index-postprocessor-cohere-rerank"
-    )
-    theirs = cohere.CohereRerank()
+def test_the_defaults_of_cohere_rerank_are_as_stated(their_cohere, monkeypatch):
+    from rerankx.backends.cohere import DEFAULT, Cohere
+
+    theirs = type(their_cohere(None))()
     assert (theirs.top_n, theirs.model, theirs.max_retries) == (2, "rerank-english-v3.0", 10)
+    assert theirs._client._client_wrapper.get_timeout() == 300
+    assert f'`"cohere"` alone is `{DEFAULT}`' in GUIDE
+    ours = signature(Cohere).parameters
+    assert [ours[name].default for name in ("timeout_s", "max_retries")] == [30, 2]
     monkeypatch.delenv("COHERE_API_KEY")
     with pytest.raises((KeyError, ValueError)):  # 0.10.0 raises a KeyError, the next one a ValueError
-        cohere.CohereRerank()
+        their_cohere(None)
+    monkeypatch.delenv("CO_API_KEY")
+    with pytest.raises(AuthenticationError, match="CO_API_KEY or COHERE_API_KEY"):
+        Rerank("cohere")
+
+
+def cohere_blocks():
+    """Return their code, ours, and ours with a fallback."""
+    return [code for _, code in BLOCKS if "rerank-v3.5" in code]
+
+
+def ranked(reranker, *texts):
+    return [
+        (node.text, node.score) for node in reranker.postprocess_nodes(nodes(*texts or PAGES[::-1]), query_str=QUERY)
+    ]
+
+
+def content(found):
+    return [node.text for node in found]
+
+
+@pytest.mark.usefixtures("their_cohere")
+def test_cohere_is_asked_the_same_and_gives_the_same(names, stage, cohere):
+    url = cohere()
+    before, ours, _ = cohere_blocks()
+    found = []
+    for code in (before.replace("CohereRerank(", f"CohereRerank(base_url={url!r}, "), ours):
+        exec(compile(code, "guide", "exec"), names)
+        found.append([(node.text, node.score, node.node_id) for node in names["engine"].query(QUERY).source_nodes])
+    assert found[0] == found[1]
+    asked, asked_by_ours = stage.requests(url)
+    assert {**asked.body, "top_n": 20} == asked_by_ours.body
+    assert asked.headers["authorization"] == asked_by_ours.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_where_cohere_is_down_the_fallback_answers(names, cohere, hub):
+    cohere(refuse(503))
+    exec(compile(cohere_blocks()[2], "guide", "exec"), names)
+    candidates = content(names["index"].as_retriever(similarity_top_k=20).retrieve(QUERY))
+    found = names["engine"].query(QUERY).source_nodes
+    assert content(found) == judge(hub, "minilm")(candidates)[:5]
+    assert {node.degraded for node in found} == {"fallback"}
+
+
+def test_where_the_fallback_answers_the_threshold_of_cohere_is_not_applied(cohere, hub):
+    cohere(refuse(503))
+    found = ranked(Rerank("cohere:rerank-v3.5", min_score=1.0, fallback="minilm"))
+    assert [text for text, _ in found] == judge(hub, "minilm")(PAGES[::-1])
+    cohere()
+    assert ranked(Rerank("cohere:rerank-v3.5", min_score=1.0)) == [("i", 1.0)]
+
+
+def test_keys_and_addresses_of_cohere_are_read_as_stated(stage, cohere, their_cohere, monkeypatch):
+    url = cohere()
+    monkeypatch.setenv("COHERE_API_KEY", "another-key-of-these-tests")
+    ranked(their_cohere(url))
+    ranked(Rerank("cohere"))
+    ranked(Rerank("cohere", api_key="a-third-key-of-these-tests"))
+    monkeypatch.delenv("CO_API_KEY")
+    ranked(Rerank("cohere"))
+    used = [request.headers["authorization"].removeprefix("Bearer ") for request in stage.requests(url)]
+    another = "another-key-of-these-tests"
+    assert used == [another, KEY, "a-third-key-of-these-tests", another]
+    assert their_cohere(None)._client._client_wrapper.get_base_url() == "https://api.cohere.com"
+
+
+def test_the_clients_of_the_sdk_are_taken_as_stated(stage, cohere):
+    import cohere as sdk
+
+    url = cohere()
+    for make in (sdk.ClientV2, sdk.AsyncClientV2):
+        client = make(KEY, base_url=url, client_name="mine")
+        assert [text for text, _ in ranked(Rerank("cohere:rerank-v3.5", client=client))] == PAGES
+    assert {request.headers["x-client-name"] for request in stage.requests(url)} == {"mine"}
+    assert issubclass(sdk.BedrockClientV2, sdk.ClientV2)
+    assert issubclass(sdk.SagemakerClientV2, sdk.ClientV2)
+
+
+def test_cohere_is_asked_in_the_event_loop_by_ours_alone(cohere, their_cohere, monkeypatch):
+    import cohere as sdk
+
+    url, asked_in = cohere(), []
+
+    def seen(rerank):
+        return lambda *args, **options: (asked_in.append(threading.current_thread()), rerank(*args, **options))[1]
+
+    for client in (sdk.ClientV2, sdk.AsyncClientV2):
+        monkeypatch.setattr(client, "rerank", seen(client.rerank))
+    for reranker in (their_cohere(url), Rerank("cohere:rerank-v3.5")):
+        asyncio.run(reranker.apostprocess_nodes(nodes("i"), query_str=QUERY))
+    theirs, ours = asked_in
+    assert theirs is not threading.main_thread()
+    assert ours is threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    ("code", "theirs", "ours"),
+    [(408, 3, 3), (409, 3, 3), (429, 3, 3), (500, 6, 3), (503, 6, 3), (504, 6, 3), (400, 1, 1)],
+)
+def test_cohere_is_asked_again_as_stated(code, theirs, ours, stage, cohere, their_cohere, monkeypatch):
+    import tenacity.nap
+    from cohere.core import http_client
+    from cohere.core.api_error import ApiError
+
+    no_wait = SimpleNamespace(sleep=lambda seconds: None, time=lambda: 0)
+    monkeypatch.setattr(http_client, "time", no_wait)
+    monkeypatch.setattr(tenacity.nap, "time", no_wait)
+    url = cohere(refuse(code))
+    with pytest.raises(ApiError):
+        ranked(their_cohere(url, max_retries=2))
+    assert len(stage.requests(url)) == theirs
+    with pytest.raises(BackendError) as caught:
+        ranked(Rerank("cohere:rerank-v3.5"))
+    assert caught.type is (RateLimitError if code == 429 else BackendError)
+    assert f"HTTP {code}" in str(caught.value)
+    assert "the server says no" in str(caught.value)
+    assert len(stage.requests(url)) == theirs + ours
+
+
+def test_a_broken_connection_to_cohere_is_tried_again(stage, cohere):
+    url = cohere(closed(), answer)
+    assert [text for text, _ in ranked(Rerank("cohere:rerank-v3.5"))] == PAGES
+    assert len(stage.requests(url)) == 2
+
+
+def test_where_cohere_fails_there_is_an_event_and_every_node_says_so(cohere):
+    cohere(refuse(401))
+    handler, root = Events(seen=[]), get_dispatcher()
+    root.add_event_handler(handler)
+    try:
+        reranker = Rerank("cohere:rerank-v3.5", on_error="input_order")
+        found = reranker.postprocess_nodes(nodes("aa", "a"), query_str=QUERY)
+    finally:
+        root.event_handlers.remove(handler)
+    assert "ExceptionEvent" in handler.seen
+    assert [(node.text, node.degraded) for node in found] == [("aa", "input_order"), ("a", "input_order")]
+
+
+def test_what_cohere_bills_is_told_and_bounded_as_stated(stage, cohere):
+    url, rankings = cohere(), []
+    reranker = Rerank("cohere:rerank-v3.5", on_ranking=rankings.append, budget_usd=0.003)
+    ranked(reranker)
+    assert (rankings[0].usage.search_units, rankings[0].usage.cost_usd) == (1, 0.002)
+    for spent in (reranker, Rerank("cohere:rerank-v3.5", max_calls=0)):
+        with pytest.raises(RateLimitError):
+            ranked(spent)
+    assert len(stage.requests(url)) == 1
+
+
+def test_many_nodes_are_split_by_ours_alone(stage, cohere, their_cohere):
+    url = cohere(dialect=replace(ENDPOINTS["cohere"], max_documents=None))
+    for reranker in (their_cohere(url), Rerank("cohere:rerank-v3.5")):
+        ranked(reranker, *map(str, range(1001)))
+    sizes = [len(request.body["documents"]) for request in stage.requests(url)]
+    assert (sizes[0], sorted(sizes[1:])) == (1001, [1, 1000])
+
+
+def test_fields_and_lengths_reach_cohere_as_stated(stage, cohere):
+    url = cohere()
+    row = next(row for row in ROWS if "max_tokens_per_doc" in row)
+    options = eval("dict(" + ", ".join(re.findall(r"`(key=.+?)`", row)) + ")", {"as_yaml": as_yaml})
+    node = TextNode(text="A week.", metadata={"title": "Refunds", "page": 3})
+    reranker = Rerank("cohere:rerank-v3.5", max_tokens_per_doc=99, **options)
+    reranker.postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
+    (request,) = stage.requests(url)
+    assert request.body["max_tokens_per_doc"] == 99
+    assert request.body["documents"] == ["title: Refunds\ntext: A week.\n"]
+
+
+SERVICES = [
+    row.strip("| ").split(" | ")[:2]
+    for row in ROWS
+    if re.search(r'\| `rerank\(engine, "[\w-]+(:NAME)?"', row)
+    and not row.startswith(("| `CohereRerank", "| `Sent", "| `Flash"))
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), SERVICES)
+def test_the_names_of_services_in_the_table_are_asked_for_that_model(theirs, ours, stage, keys, names):
+    name = re.search(r'"([\w-]+)(:NAME)?"', ours)[1]
+    url = stage.address(answer, dialect=name, scorer=short_is_good)
+    line = ours.strip("`")
+    code = line.replace('"URL', f'"{url}') if '"URL' in line else f"{line[:-1]}, base_url={url!r})"
+    scope = {
+        "rerank": rerank,
+        "engine": names["index"].as_query_engine(similarity_top_k=20),
+        "MetadataMode": MetadataMode,
+    }
+    found = eval(code, scope).query(QUERY).source_nodes
+    candidates = names["index"].as_retriever(similarity_top_k=20).retrieve(QUERY)
+    top_n = int((re.search(r"top_n=(\d+)", line) or [0, 20])[1])
+    assert content(found) == shortest_first(content(candidates))[:top_n]
+    (request,) = stage.requests(url)
+    assert request.body.get("model") == ("NAME" if "NAME" in ours else None)
+    key = KEY if ENDPOINTS[name].key_variables else ""
+    used = request.headers.get(ENDPOINTS[name].auth.lower(), "").removeprefix("Bearer ")
+    assert used == ("KEY" if "auth_token" in theirs else key)
+
+
+def test_every_service_of_the_table_is_tested():
+    named = [re.search(r'"([\w-]+)(:NAME)?"', ours)[1] for _, ours in SERVICES]
+    assert named == ["jina-api", "voyage", "mixedbread", "pinecone", "nvidia", "nim", "tei"]
+    assert ENDPOINTS["jina-api"].key_variables == ("JINA_API_KEY",)
+    assert ENDPOINTS["jina-api"].default_model == "jina-reranker-v3.5"
+    assert ENDPOINTS["mixedbread"].default_model == "mixedbread-ai/mxbai-rerank-large-v2"
+    assert [ENDPOINTS[name].max_documents for name in ("pinecone", "tei")] == [100, 32]
+
+
+def test_scores_of_services_are_as_stated(stage, keys):
+    for name in ("jina-api", "voyage", "mixedbread"):
+        url = stage.address(answer, dialect=name, scorer=[0.2, 0.6])
+        assert ranked(Rerank(f"{name}:NAME", base_url=url), "a", "b") == [("b", 1.0), ("a", 0.5)]
+        declared = Rerank(f"{name}:NAME", base_url=url, scale="probability")
+        assert ranked(declared, "a", "b") == [("b", 0.6), ("a", 0.2)]
+        with pytest.raises(ValueError, match="min_score"):
+            Rerank(f"{name}:NAME", base_url=url, min_score=0.3)
+    for name in ("nvidia", "nim"):
+        url = stage.address(answer, dialect=name, scorer=[0.0, 2.0])
+        assert ranked(Rerank(f"{name}:NAME", base_url=url), "a", "b") == [("b", pytest.approx(0.880797)), ("a", 0.5)]
+        assert stage.requests(url)[0].body["truncate"] == "END"
+
+
+def other(package):
+    reason = f"needs: pip install llama-index-postprocessor-{package.replace('_', '-')}"
+    return pytest.importorskip(f"llama_index.postprocessor.{package}.base", reason=reason)
+
+
+def test_jina_rerank_gives_the_same_and_has_its_key_elsewhere(stage, keys, monkeypatch):
+    theirs = other("jinaai_rerank").JinaRerank
+    monkeypatch.setenv("JINAAI_API_KEY", "a-key-for-theirs")
+    url = stage.address(answer, dialect="jina-api", scorer=short_is_good)
+    assert theirs.model_fields["model"].default == theirs().model == "jina-reranker-v1-base-en"
+    assert theirs().top_n == 2
+    ours = Rerank("jina-api:NAME", base_url=url, scale="probability", top_n=2)
+    assert ranked(theirs(model="NAME", base_url=f"{url}/v1")) == ranked(ours)
+    used = [request.headers["authorization"] for request in stage.requests(url)]
+    assert used == ["Bearer a-key-for-theirs", f"Bearer {KEY}"]
+
+
+def test_tei_rerank_gives_the_same_and_sends_all_in_one_request(stage, keys):
+    theirs = other("tei_rerank").TextEmbeddingInference
+    url = stage.address(answer, dialect=replace(ENDPOINTS["tei"], max_documents=None), scorer=short_is_good)
+    line = next(ours for given, ours in SERVICES if "TextEmbeddingInference" in given)
+    assert "metadata_mode=MetadataMode.NONE" in line
+    ours = Rerank("tei", base_url=url, api_key="KEY", top_n=5, metadata_mode=MetadataMode.NONE)
+    found = []
+    for reranker in (theirs(base_url=url, auth_token="Bearer KEY"), ours):
+        came = nodes(*PAGES[::-1])
+        for node in came:
+            node.node.metadata = {"a title": "that is not shown"}
+        found.append([(node.text, node.score) for node in reranker.postprocess_nodes(came, query_str=QUERY)])
+    assert found[0] == found[1]
+    sizes = [len(request.body["texts"]) for request in stage.requests(url)]
+    assert (sizes[0], sorted(sizes[1:])) == (60, [28, 32])
+    assert {request.headers["authorization"] for request in stage.requests(url)} == {"Bearer KEY"}
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "expected"),
+    [
+        ("mixedbreadai_rerank", "MixedbreadAIRerank", (10, "mixedbread-ai/mxbai-rerank-large-v1")),
+        ("pinecone_native_rerank", "PineconeNativeRerank", (2, "bge-reranker-v2-m3")),
+    ],
+)
+def test_the_defaults_of_other_services_are_as_stated(package, name, expected):
+    parameters = signature(getattr(other(package), name)).parameters
+    assert tuple(parameters[one].default for one in ("top_n", "model")) == expected
 
 
 @pytest.mark.usefixtures("no_torch")

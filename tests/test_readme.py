@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fault_stage import FaultStage
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n<!-- output:.*?-->\n```text\n(.*
 
 @pytest.fixture(scope="module")
 def names():
-    """Return what a reader has before the first line: a LangChain retriever and a LlamaIndex index."""
+    """Return what a reader has before the first line: a LangChain retriever, a LlamaIndex index, and a key for Cohere."""
     pytest.importorskip("langchain_core")
     pytest.importorskip("llama_index.core")
     from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -29,7 +30,10 @@ def names():
     store.add_texts(texts)
     Settings.llm, Settings.embed_model = MockLLM(), MockEmbedding(embed_dim=8)
     index = VectorStoreIndex.from_documents([Document(text=text) for text in texts])
-    return {"retriever": store.as_retriever(), "index": index}
+    with FaultStage() as cohere, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CO_API_KEY", "key")
+        patch.setenv("CO_API_URL", cohere.address())
+        yield {"retriever": store.as_retriever(), "index": index}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
