@@ -41,11 +41,17 @@ def as_yaml(document: Mapping[str, object], fields: Iterable[str] | None = None)
         def ignore_aliases(self, data: object) -> bool:
             return True  # a value that comes twice is written twice
 
-    Plain.add_multi_representer(Mapping, Plain.represent_dict)  # type: ignore[type-abstract] # it takes any class
     for kind in (set, bytes):  # of which YAML would write its own form
         Plain.add_representer(kind, yaml.SafeDumper.represent_undefined)
     try:
-        return yaml.dump(chosen, Dumper=Plain, sort_keys=False, allow_unicode=True, width=float("inf"))
+        return yaml.dump(_plain(chosen), Dumper=Plain, sort_keys=False, allow_unicode=True, width=float("inf"))
     except yaml.representer.RepresenterError as error:
         plain = "strings, numbers, dates, None, lists and dicts"
         raise TypeError(f"as_yaml takes {plain}; a field holds {type(error.args[-1]).__name__}") from None
+
+
+def _plain(value: object) -> object:
+    """Return mappings of every kind as dicts."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +33,9 @@ ADDRESS = "https://api.cohere.com"
 
 # "Recommended <= 1,000 per call"; above 10,000 it is an error. https://docs.cohere.com/reference/rerank, 2026-11.
 _MAX_DOCUMENTS = 1000
+
+
+_given = count()  # clients that were given: whose account each is nobody knows
 
 
 class Cohere(Remote):
@@ -125,7 +129,7 @@ class Cohere(Remote):
         super().__init__(
             given,
             key=key,
-            identity=key.reveal() if key is not None else f"client {id(client)}",
+            identity=key.reveal() if key is not None else f"client {next(_given)}",
             address=address if client is None else _address_of(client),
             billing="tokens" if paid is not None and paid.per_search_unit is None else "search_units",
             max_documents=_MAX_DOCUMENTS,

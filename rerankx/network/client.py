@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from weakref import finalize
 
@@ -150,8 +150,8 @@ async def _sendable(request: httpx.Request) -> None:
         )
 
 
-async def _leaving(event: str, _info: object) -> None:
-    if event != "http11.send_request_headers.started":
+async def _leaving(event: str, info: Mapping[str, Any]) -> None:
+    if event != "http11.send_request_headers.started" or getattr(info.get("request"), "method", b"") == b"CONNECT":
         return
     # The loop may have stood still: then the connection is there before the clock has rung, and nothing is to be sent any more.
     left = remaining_s()

@@ -121,10 +121,9 @@ def of_exception(error: Exception, *, address: str) -> Fault:
     return Fault(BackendError, f"the request failed: {kind}", billed=True)
 
 
-def timed_out(seconds: float, *, sick: bool, sent: bool) -> Fault:
+def timed_out(seconds: float, *, sick: bool) -> Fault:
     """Return the fault that a request is which took longer than it may; `sick` if that speaks of the service's health."""
-    words = f"no answer within {seconds:.3g} s"
-    return Fault(DeadlineError, words, again=True, timed_out=True, sick=sick, sent=sent, billed=sent)
+    return Fault(DeadlineError, f"no answer within {seconds:.3g} s", again=True, timed_out=True, sick=sick, billed=True)
 
 
 def unsent(error: type[BackendError], words: str) -> Fault:

@@ -32,7 +32,7 @@ class _Locked:
 
     def renew_lock(self) -> None:
         """Take a new lock, after a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # who is collected while it is held may give something back
 
 
 class Slots(_Locked):
@@ -46,16 +46,16 @@ class Slots(_Locked):
         """Begin anew, after a fork: what is under way is under way in the parent."""
         super().renew_lock()
         self._free = self._n
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], asyncio.AbstractEventLoop]] = deque()
 
     async def take(self) -> None:
         """Wait for one; who has it gives it back."""
+        turn: Future[None] = Future()
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            turn: Future[None] = Future()
-            self._waiting.append(turn)
+            self._waiting.append((turn, asyncio.get_running_loop()))
         try:
             await asyncio.wrap_future(turn)
         except BaseException:  # also GeneratorExit, where a loop was closed with somebody waiting
@@ -70,8 +70,8 @@ class Slots(_Locked):
                 if not self._waiting:
                     self._free += 1
                     return
-                turn = self._waiting.popleft()
-            if turn.set_running_or_notify_cancel():
+                turn, loop = self._waiting.popleft()
+            if not loop.is_closed() and turn.set_running_or_notify_cancel():
                 turn.set_result(None)
                 return
 

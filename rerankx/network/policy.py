@@ -192,9 +192,9 @@ class _Tries(Generic[T]):
         except (Fault, TimeoutError) as error:
             # Who leaves a service no time learns nothing of its health.
             patient = limit >= min(policy.timeout_s, PATIENCE_S)
-            left_us = going.left or not going.known
-            fault = error if isinstance(error, Fault) else timed_out(limit, sick=patient, sent=left_us)
-            used = used if fault.billed else Usage(calls=int(fault.sent))
+            fault = error if isinstance(error, Fault) else timed_out(limit, sick=patient)
+            fault.sent = fault.sent and (going.left or not going.known)
+            used = Usage() if not fault.sent else used if fault.billed else Usage(calls=1)
             self._timeouts += fault.timed_out
             breaker = policy.breaker
             (breaker.failed if fault.sick else breaker.succeeded if fault.answered else breaker.left)(token)

@@ -13,6 +13,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, Self, TypeVar, cast
 
+import httpx
+
 from rerankx.catalogue.endpoints import Billing
 from rerankx.catalogue.prices import PRICES
 from rerankx.errors import AuthenticationError, BackendError, DeadlineError, MissingDependencyError, OptionError
@@ -173,9 +175,11 @@ class Remote(Backend):
         except TimeoutError:
             words = f"{self.name}:{self.model}: the deadline passed while its client was loaded, nothing was sent"
             raise DeadlineError(words) from None
-        except ImportError:
-            raise MissingDependencyError(self.name, ["socksio"], "pip install 'httpx[socks]'") from None
-        except (OSError, ValueError) as error:
+        except ImportError as error:
+            missing = error.name or "socksio"  # httpx does not name it
+            command = "pip install 'httpx[socks]'" if error.name is None else "pip install 'rerankx[cohere]'"
+            raise MissingDependencyError(self.name, [missing], command) from None
+        except (OSError, ValueError, httpx.InvalidURL) as error:
             read = "SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY and its kind"
             raise OptionError(
                 f"no HTTP client can be made of the environment ({type(error).__name__}): see {read}"
