@@ -35,8 +35,8 @@ async def serve(reader, writer):
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             path = head.split()[1]
-            length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0)
-            body = json.loads(await reader.readexactly(length) if length else "{}")
+            sizes = [line.split(":")[1] for line in head.lower().splitlines() if line.startswith("content-length:")]
+            body = json.loads(await reader.readexactly(int(sizes[0])) if sizes else "{}")
             if path == "/peak":
                 reply, peak = {"peak": peak}, open_now
             else:
@@ -44,7 +44,8 @@ async def serve(reader, writer):
                 n = len(body["documents"])
                 reply = {"results": [{"index": i, "relevance_score": 1 - i / n} for i in range(n)]}
             content = json.dumps(reply).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content)
+            writer.write(head + content)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
