@@ -8,8 +8,12 @@ import threading
 import warnings
 from types import SimpleNamespace
 
-import httpx
 import pytest
+
+pytest.importorskip("cohere", reason="needs the extra: pip install 'rerankx[cohere]'")
+
+import cohere
+import httpx
 from backend_stage import DOCUMENTS, KEY, QUERY, alone, held_in, told
 from fault_stage import FaultStage, body, good, half_a_body, held, redirect, reset, slow_first_byte, status, wait_until
 
@@ -17,7 +21,6 @@ from rerankx import AuthenticationError, BackendError, DeadlineError, RateLimitE
 from rerankx.backends import cohere as cohere_module
 from rerankx.catalogue.prices import PRICES
 
-cohere = pytest.importorskip("cohere")
 api_error = pytest.importorskip("cohere.core.api_error")
 Cohere = cohere_module.Cohere
 DEFAULT = cohere_module.DEFAULT

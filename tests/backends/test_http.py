@@ -10,8 +10,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import httpx
 import pytest
+
+pytest.importorskip("tenacity", reason="needs the extra: pip install 'rerankx[http]'")
+
+import httpx
 from backend_stage import DOCUMENTS, KEY, QUERY, alone, held_in, told
 from fault_stage import FaultStage, body, good, put, redirect, shuffled, status
 from hypothesis import given, settings
