@@ -513,6 +513,7 @@ def hides(ask):
     return ranked
 
 
+@pytest.mark.skipif(httpx.__version__ < "0.28", reason="httpx before 0.28 passes over a file that is not there")
 @both
 def test_certificates_that_are_not_there_are_an_option(hides, tmp_path, monkeypatch, target):
     monkeypatch.setattr(client_module, "_tls", Once(httpx.create_ssl_context))
