@@ -21,7 +21,7 @@ from rerankx.catalogue.prices import PRICES
 from rerankx.engines.once import Once
 from rerankx.interface import Scale, remaining_s
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
-from rerankx.network.faults import Fault, blotted, nonsense, of_exception, of_status
+from rerankx.network.faults import Fault, Quoted, nonsense, of_exception, of_status
 from rerankx.network.remote import Answer, Remote, checked_results, find_key, told_amount, whole
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Cohere(Remote):
         words = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)
         secrets = [*self._secrets(), *_secrets_of(self._client)]
         headers = httpx.Headers(getattr(error, "headers", None) or {})
-        return of_status(status, headers, partial(blotted, words, secrets=secrets, texts=texts), address=self._address)
+        return of_status(status, headers, Quoted(words, secrets, texts), address=self._address)
 
     async def _rerank(self, *, request_options: Any, **request: Any) -> object:
         """Return the reply of the SDK's client, ours for the running event loop or the one that was given."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -17,7 +16,7 @@ from rerankx.catalogue.endpoints import ENDPOINTS, LISTWISE, Dialect
 from rerankx.errors import did_you_mean
 from rerankx.interface import Scale
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
-from rerankx.network.faults import blotted, nonsense, of_exception, of_status
+from rerankx.network.faults import Quoted, nonsense, of_exception, of_status
 from rerankx.network.remote import Answer, Remote, checked_results, find_key, told_amount, whole
 
 _SCALES = MappingProxyType({"logit": Scale.LOGIT, "probability": Scale.PROBABILITY, "unknown": Scale.UNKNOWN})
@@ -144,7 +143,7 @@ class Http(Remote):
             if response.is_success:
                 return self._read(response.content, len(texts))
             body = response.text
-            said = partial(blotted, body, secrets=self._secrets(), texts=[query, *texts])
+            said = Quoted(body, self._secrets(), [query, *texts])
             permanent = any(words in body for words in self._dialect.permanent)
             fault = of_status(
                 response.status_code, response.headers, said, permanent=permanent, address=response.url.host

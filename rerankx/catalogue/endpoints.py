@@ -81,9 +81,9 @@ class Dialect:
             TypeError: A field has a value of another kind.
             ValueError: A value that it cannot have.
         """
-        variables: object = self.key_variables
-        if isinstance(variables, list):  # as it is in JSON and YAML
-            object.__setattr__(self, "key_variables", tuple(variables))
+        for name in ("key_variables", "permanent"):
+            if isinstance(words := getattr(self, name), list):  # as it is in JSON and YAML
+                object.__setattr__(self, name, tuple(words))
         for one in fields(self):
             kinds, value = _KINDS[str(one.type).partition("[")[0]], getattr(self, one.name)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

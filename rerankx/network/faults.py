@@ -7,7 +7,8 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -30,7 +31,7 @@ class Fault(Exception):
     Attributes:
         error: The kind of error that the caller is raised.
         words: What it says.
-        said: Returns what the service's own words were, blotted; None where it said nothing. It may take tenths of a second.
+        said: Returns what the service's own words were, blotted; None where it said nothing.
         again: Whether asking again may help.
         timed_out: Whether no answer came in time.
         after_s: How long the service asks to be left alone, in seconds; None if it does not say.
@@ -143,10 +144,26 @@ def nonsense(what: str) -> Fault:
     return Fault(ReplyError, what, sick=True, billed=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """What an error's body says, to be blotted when somebody wants to know."""
+
+    body: str
+    secrets: Sequence[str]
+    texts: Sequence[str]
+
+    def __call__(self) -> str:
+        """Return the words."""
+        return blotted(self.body, secrets=self.secrets, texts=self.texts)
+
+    @property
+    def slow(self) -> bool:
+        """Return whether it takes too long for an event loop."""
+        return len(self.body) + sum(map(len, self.texts)) > 100_000
+
+
 def blotted(body: str, *, secrets: Iterable[str], texts: Iterable[str]) -> str:
     """Return what an error's body says, cut short: without keys, and without the texts that were sent, which it may quote.
-
-    With many long texts it takes tenths of a second: call it in a thread.
 
     Args:
         body: JSON, of which the strings are taken, or anything else.

@@ -78,7 +78,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine.close()
         raise
     try:
-        return future.result()
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:  # in steps: a wait without end may miss an interrupt, and on Windows does
+                if future.done():
+                    return future.result()
     except BaseException:
         future.cancel()  # after an interrupt; otherwise it is done, and nothing happens
         raise

@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from rerankx.errors import BackendError, DeadlineError, RateLimitError
 from rerankx.interface import Usage, remaining_s
 from rerankx.network.client import Departure, departure
-from rerankx.network.faults import Fault, timed_out, unsent
+from rerankx.network.faults import Fault, Quoted, timed_out, unsent
 from rerankx.network.limits import Breaker, RateLimit, Refused, Slots, Spend
 
 BACKOFF_S = 0.5
@@ -93,7 +93,7 @@ class Policy:
             return await retrying(tries.once), tries.used
         except Fault as found:
             fault = found
-        said = "" if fault.said is None else await asyncio.to_thread(fault.said)
+        said = "" if fault.said is None else await _words(fault.said)
         raise tries.error(fault, said)  # outside, so that the fault is no context of it
 
 
@@ -232,6 +232,12 @@ class _Tries(Generic[T]):
         error = fault.error(words)
         error.usage = self.used
         return error
+
+
+async def _words(said: Callable[[], str]) -> str:
+    if isinstance(said, Quoted) and said.slow:
+        return await asyncio.to_thread(said)
+    return said()  # without a pause, in which other parts of the ranking would be sent
 
 
 def _fault(state: RetryCallState) -> Fault:
