@@ -283,6 +283,7 @@ class TestProcess:
         code = """
             import asyncio, os, signal, threading
             from rerankx.network import loop
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
             async def waits():
                 os.kill(os.getpid(), signal.SIGINT)
                 try:
