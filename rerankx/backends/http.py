@@ -244,16 +244,16 @@ def _checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(extra, Mapping):
         raise TypeError(f"extra must be a mapping of fields, not {type(extra).__name__}")
     try:
-        return cast("dict[str, object]", json.loads(json.dumps(_plain(extra), allow_nan=False)))
+        return cast("dict[str, object]", json.loads(json.dumps(dict(extra), allow_nan=False, default=_as_dict)))
     except (TypeError, ValueError) as error:
         raise TypeError(f"extra must hold what JSON knows: {error}") from None
 
 
-def _plain(value: object) -> object:
-    """Return mappings of every kind as dicts."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _as_dict(value: object) -> dict[object, object]:
+    """Return a mapping of another kind as the dict that JSON knows."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"not {type(value).__name__}")
+    return dict(value)
 
 
 def _scale(scale: object) -> Scale:
