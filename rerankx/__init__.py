@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rerankx.compose.fallback import Fallback as Fallback
     from rerankx.errors import AuthenticationError as AuthenticationError
     from rerankx.errors import BackendError as BackendError
+    from rerankx.errors import BudgetError as BudgetError
     from rerankx.errors import DeadlineError as DeadlineError
     from rerankx.errors import MissingDependencyError as MissingDependencyError
     from rerankx.errors import ModelNotFoundError as ModelNotFoundError
@@ -40,6 +41,7 @@ _HOMES = {
     "rerankx.errors": (
         "AuthenticationError",
         "BackendError",
+        "BudgetError",
         "DeadlineError",
         "MissingDependencyError",
         "ModelNotFoundError",

@@ -7,7 +7,8 @@
     ├── OptionError (ValueError)               an option that the model, once it is there, does not allow
     └── BackendError                           a backend was asked and did not answer as it must
         ├── AuthenticationError                the key is missing, wrong or not allowed this model
-        ├── RateLimitError                     too many requests, or a budget is used up
+        ├── RateLimitError                     too many requests
+        │   └── BudgetError                    a limit of your own is used up: calls, tokens or dollars
         ├── DeadlineError                      no answer within the deadline
         └── ReplyError                         an answer that is not a scoring of the texts
 
@@ -86,7 +87,11 @@ class AuthenticationError(BackendError):
 
 
 class RateLimitError(BackendError):
-    """Too many requests, or a budget is used up."""
+    """Too many requests."""
+
+
+class BudgetError(RateLimitError):
+    """A limit that you set is used up: `max_calls`, `max_input_tokens` or `budget_usd`. Nothing was sent."""
 
 
 class DeadlineError(BackendError):

@@ -9,6 +9,7 @@ from rerankx import errors
 from rerankx.errors import (
     AuthenticationError,
     BackendError,
+    BudgetError,
     DeadlineError,
     MissingDependencyError,
     ModelNotFoundError,
@@ -30,6 +31,7 @@ PARENTS = {
     RateLimitError: (BackendError,),
     DeadlineError: (BackendError,),
     ReplyError: (BackendError,),
+    BudgetError: (RateLimitError,),
 }
 
 

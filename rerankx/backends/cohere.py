@@ -22,7 +22,8 @@ from rerankx.engines.once import Once
 from rerankx.interface import Scale, remaining_s
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
 from rerankx.network.faults import Fault, Quoted, nonsense, of_exception, of_status
-from rerankx.network.remote import Answer, Remote, checked_results, find_key, told_amount, whole
+from rerankx.network.remote import Answer, Remote, checked_results
+from rerankx.network.service import find_key, told_amount, whole
 
 if TYPE_CHECKING:
     from cohere import AsyncClientV2

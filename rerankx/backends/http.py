@@ -17,7 +17,8 @@ from rerankx.errors import did_you_mean
 from rerankx.interface import Scale
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
 from rerankx.network.faults import Quoted, nonsense, of_exception, of_status
-from rerankx.network.remote import Answer, Remote, checked_results, find_key, told_amount, whole
+from rerankx.network.remote import Answer, Remote, checked_results
+from rerankx.network.service import find_key, told_amount, whole
 
 _SCALES = MappingProxyType({"logit": Scale.LOGIT, "probability": Scale.PROBABILITY, "unknown": Scale.UNKNOWN})
 _AS_SERVED = "as-served"

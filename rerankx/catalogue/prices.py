@@ -14,6 +14,8 @@ class Price:
     """One unit is a query with up to 100 documents."""
     per_million_tokens: float | None = None
     """10^6 tokens read."""
+    per_million_output_tokens: float | None = None
+    """10^6 tokens written, by a language model."""
     source: str = ""
     """Where it was read."""
     read: str = ""

@@ -210,9 +210,9 @@ class Breaker(_Locked):
 class Spend(_Locked):
     """The running total, and what it must not exceed."""
 
-    def __init__(self, max_calls: int | None, budget_usd: float | None) -> None:
+    def __init__(self, max_calls: int | None, budget_usd: float | None, max_input_tokens: int | None = None) -> None:
         super().__init__()
-        self._max_calls, self._budget_usd = max_calls, budget_usd
+        self._max_calls, self._budget_usd, self._max_input_tokens = max_calls, budget_usd, max_input_tokens
         self._total = Usage()
 
     def renew_lock(self) -> None:
@@ -236,6 +236,11 @@ class Spend(_Locked):
             total = sum(self._reserved, self._total)
             if self._max_calls is not None and total.calls >= self._max_calls:
                 raise Refused(f"max_calls={self._max_calls} are used up")
+            read, more = total.input_tokens or 0, estimate.input_tokens or 0
+            if self._max_input_tokens is not None and read + more > self._max_input_tokens:
+                raise Refused(
+                    f"max_input_tokens={self._max_input_tokens} are used up: {read} were read, and this request has about {more}"
+                )
             spent, cost = total.cost_usd or 0.0, estimate.cost_usd or 0.0
             if self._budget_usd is not None and spent + cost > self._budget_usd + _NOTHING_USD:
                 raise Refused(

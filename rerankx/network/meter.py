@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from rerankx.catalogue.endpoints import Billing
@@ -71,15 +71,32 @@ def checked_price(price: Mapping[str, float]) -> Price:
         ValueError: It has other names, or something that is not an amount.
     """
     expected = '{"per_search_unit": usd} or {"per_million_tokens": usd}'
+    _check_amounts(price, {"per_search_unit", "per_million_tokens"}, expected)
+    return Price(price.get("per_search_unit"), price.get("per_million_tokens"))
+
+
+def checked_chat_price(price: Mapping[str, float]) -> Price:
+    """Return the price of a language model that a caller gives; of what it leaves out, 0.
+
+    Raises:
+        TypeError: It is not a mapping.
+        ValueError: It has other names, or something that is not an amount.
+    """
+    names = ("per_million_tokens", "per_million_output_tokens")
+    _check_amounts(price, {*names}, '{"per_million_tokens": usd, "per_million_output_tokens": usd}')
+    read, written = (price.get(name, 0.0) for name in names)
+    return Price(per_million_tokens=read, per_million_output_tokens=written)
+
+
+def _check_amounts(price: Mapping[str, float], names: Set[str], expected: str) -> None:
     if not isinstance(price, Mapping):
         raise TypeError(f"price must be {expected}, not {type(price).__name__}")
     amounts = price.values()
-    if not price or not price.keys() <= {"per_search_unit", "per_million_tokens"}:
+    if not price or not price.keys() <= names:
         raise ValueError(f"price must be {expected}, not a mapping of {', '.join(map(str, price)) or 'nothing'}")
     shown = {name: str(amount)[:20] for name, amount in price.items()}
     if not all(isinstance(a, int | float) and not isinstance(a, bool) and 0 <= a <= 1e9 for a in amounts):
         raise ValueError(f"price must be {expected}, in US dollars, not {shown}")
-    return Price(price.get("per_search_unit"), price.get("per_million_tokens"))
 
 
 def _estimated_tokens(query: str, texts: Sequence[str]) -> int:

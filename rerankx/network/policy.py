@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from rerankx.errors import BackendError, DeadlineError, RateLimitError
+from rerankx.errors import BackendError, BudgetError, DeadlineError, RateLimitError
 from rerankx.interface import Usage, remaining_s
 from rerankx.network.client import Departure, departure
 from rerankx.network.faults import Fault, Quoted, timed_out, unsent
@@ -40,6 +40,7 @@ class Policy:
         failure_threshold: Faults in a row that open the circuit; None = never.
         recovery_s: Seconds until an open circuit is tried.
         max_calls: Requests in all; None = no limit.
+        max_input_tokens: Tokens read, in all; None = no limit.
         budget_usd: US dollars in all; None = no limit.
     """
 
@@ -54,13 +55,14 @@ class Policy:
         failure_threshold: int | None,
         recovery_s: float,
         max_calls: int | None,
+        max_input_tokens: int | None,
         budget_usd: float | None,
     ) -> None:
         self.who, self.timeout_s, self.max_retries, self.rate = who, timeout_s, max_retries, rate
         self.max_concurrency = max_concurrency
         self.slots = Slots(max_concurrency)
         self.breaker = Breaker(failure_threshold, recovery_s)
-        self.spend = Spend(max_calls, budget_usd)
+        self.spend = Spend(max_calls, budget_usd, max_input_tokens)
         self.typical_s = 0.0
         """About how long an answer takes."""
 
@@ -176,7 +178,7 @@ class _Tries(Generic[T]):
             policy.spend.reserve(self._estimate)
         except Refused as why:
             policy.breaker.left(token)
-            raise unsent(RateLimitError, str(why)) from None
+            raise unsent(BudgetError, str(why)) from None
         limit = policy.timeout_s if left is None else min(policy.timeout_s, left)
         used = replace(self._estimate, estimated=True)  # as long as nobody knows
         going, begun = Departure(), time.monotonic()

@@ -616,6 +616,14 @@ class TestSpend:
     def test_no_calls_refuse_the_first(self):
         assert refusal(Spend(0, None).reserve, CALL) is not None
 
+    def test_tokens_read_have_a_limit_of_their_own(self):
+        spend = Spend(None, None, 100)
+        reading = Usage(calls=1, input_tokens=60)
+        spend.reserve(reading)
+        assert "max_input_tokens=100" in str(refusal(spend.reserve, reading))
+        spend.settle(reading, Usage(calls=1, input_tokens=40))  # less than was estimated
+        assert refusal(spend.reserve, reading) is None
+
     def test_many_threads_are_never_over(self):
         spend, passed = Spend(100, 20.0), []
 
