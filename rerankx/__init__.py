@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rerankx.compose.fallback import Fallback as Fallback
+    from rerankx.compose.floor import Floor as Floor
     from rerankx.errors import AuthenticationError as AuthenticationError
     from rerankx.errors import BackendError as BackendError
     from rerankx.errors import BudgetError as BudgetError
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "rerankx.compose.fallback": ("Fallback",),
+    "rerankx.compose.floor": ("Floor",),
     "rerankx.errors": (
         "AuthenticationError",
         "BackendError",

@@ -18,7 +18,7 @@ from rerankx.interface import Scale
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
 from rerankx.network.faults import Quoted, nonsense, of_exception, of_status
 from rerankx.network.remote import Answer, Remote, checked_results
-from rerankx.network.service import find_key, told_amount, whole
+from rerankx.network.service import checked_extra, checked_headers, find_key, told_amount, whole
 
 _SCALES = MappingProxyType({"logit": Scale.LOGIT, "probability": Scale.PROBABILITY, "unknown": Scale.UNKNOWN})
 _AS_SERVED = "as-served"
@@ -111,7 +111,7 @@ class Http(Remote):
         self.scale = _scale(asked.scale if scale is None else scale)
         self.pointwise = self.model.rpartition("/")[2] not in LISTWISE if pointwise is None else pointwise
         self.secrets = {"api_key": asked.key_variables[0]} if asked.key_variables else {}
-        self._headers, more = _checked_headers(headers or {}), _checked_extra(extra or {})
+        self._headers, more = checked_headers(headers or {}), checked_extra(extra or {})
         self._extra = _merged(asked.extra, more)
         given |= {"extra": more, "headers": self._headers}
         key = find_key(api_key, asked.key_variables, needed=asked.needs_key and not headers, who=self.name)
@@ -229,32 +229,6 @@ def _dialect_of(dialect: object) -> Dialect:
     if "path" not in dialect:
         raise ValueError('a dialect needs a path, such as "/v1/rerank"')
     return Dialect(**cast("dict[str, Any]", dict(dialect)))
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
-    for name, value in headers.items():
-        if not (isinstance(name, str) and isinstance(value, str) and value.isascii() and value.isprintable()):
-            raise ValueError(f"header {name!r} must be a string of printable ASCII characters")  # a secret, perhaps
-    return dict(headers)
-
-
-def _checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
-    """Return a copy that the caller cannot change."""
-    if not isinstance(extra, Mapping):
-        raise TypeError(f"extra must be a mapping of fields, not {type(extra).__name__}")
-    try:
-        return cast("dict[str, object]", json.loads(json.dumps(dict(extra), allow_nan=False, default=_as_dict)))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"extra must hold what JSON knows: {error}") from None
-
-
-def _as_dict(value: object) -> dict[object, object]:
-    """Return a mapping of another kind as the dict that JSON knows."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"not {type(value).__name__}")
-    return dict(value)
 
 
 def _scale(scale: object) -> Scale:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from inspect import getattr_static
 from typing import NoReturn
 
-from rerankx import registry
 from rerankx.arguments import checked_min_score
+from rerankx.compose.made import made
 from rerankx.errors import AuthenticationError, BackendError, DeadlineError, RateLimitError, did_you_mean
 from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, deadline, out_of_time, remaining_s
 
@@ -52,7 +52,7 @@ class Fallback(Backend):
     def __init__(self, *backends: str | Backend, min_scores: Mapping[str, float] | None = None) -> None:
         if len(backends) < 2:
             raise ValueError(f"a fallback takes at least two backends, as arguments, not {len(backends)}")
-        self.backends = tuple(_made(i, backend) for i, backend in enumerate(backends))
+        self.backends = tuple(made(f"backend {i} of a fallback", backend) for i, backend in enumerate(backends))
         """In the order in which they are asked."""
         known = [_names(given, made) for given, made in zip(backends, self.backends, strict=True)]
         self._thresholds = _thresholds({} if min_scores is None else min_scores, known)
@@ -225,18 +225,6 @@ def _count(scores: Scores | None) -> int:
 
 def _title(backend: Backend) -> str:
     return f"{backend.name}:{backend.model}"
-
-
-def _made(position: int, backend: object) -> Backend:
-    if isinstance(backend, str):
-        return registry.create(backend)
-    if not isinstance(backend, Backend):
-        ready = isinstance(getattr(backend, "backend", None), Backend)
-        hint = "; pass its .backend (its deadline_s and on_error stay behind)" if ready else ""
-        raise TypeError(
-            f"backend {position} of a fallback must be a name or a rerankx.Backend, not {type(backend).__name__}{hint}"
-        )
-    return backend
 
 
 def _names(given: str | Backend, made: Backend) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import reprlib
@@ -166,6 +167,42 @@ def find_key(api_key: object, variables: Sequence[str], *, needed: bool, who: st
     if not (found.isascii() and found.isprintable()):
         raise AuthenticationError(f"the key of {who!r} holds characters that no header can hold, such as a line break")
     return Secret(found) if found else None
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of the headers that a caller gives; no message holds a value.
+
+    Raises:
+        TypeError: They are no mapping.
+        ValueError: A name or value that is no string of printable ASCII characters.
+    """
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise ValueError(f"header {name!r} must be a string of printable ASCII characters")  # a secret, perhaps
+    return dict(headers)
+
+
+def checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
+    """Return a copy of the fields that a caller gives, which the caller cannot change.
+
+    Raises:
+        TypeError: They are no mapping, or hold what JSON does not know.
+    """
+    if not isinstance(extra, Mapping):
+        raise TypeError(f"extra must be a mapping of fields, not {type(extra).__name__}")
+    try:
+        return cast("dict[str, object]", json.loads(json.dumps(dict(extra), allow_nan=False, default=_as_dict)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"extra must hold what JSON knows: {error}") from None
+
+
+def _as_dict(value: object) -> dict[object, object]:
+    """Return a mapping of another kind as the dict that JSON knows."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"not {type(value).__name__}")
+    return dict(value)
 
 
 def told_amount(amount: object) -> float | None:
