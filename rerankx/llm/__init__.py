@@ -1,0 +1,1 @@
+"""Language models as rerankers: what they are asked, who is asked, and how a reply is read."""

@@ -1,0 +1,55 @@
+"""What the log-probabilities of a reply's first token say: an order, a grade, yes or no."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rerankx.errors import ReplyError
+from rerankx.llm.answers import plain
+from rerankx.llm.order import Order
+
+_MASS = 0.1  # below it a model was about to say something else, and what is left of the labels is noise
+_AROUND = " \t\r\n▁ĠĊ[](){}<>\"'`*_.,:;#"  # a token, as vocabularies write a space before it
+
+
+def order_of_first_token(logprobs: Mapping[str, float], n: int) -> Order:
+    """Return the order of n passages named A to Z by the natural log-probabilities of a reply's first token; ties in input order.
+
+    Raises:
+        ReplyError: Fewer than half of the letters are there.
+    """
+    letters = _merged(logprobs, {chr(97 + i): i for i in range(min(n, 26))})
+    if n < 1 or len(letters) < (n + 1) // 2:
+        raise ReplyError(f"the first token's log-probabilities name {len(letters)} of {n} passages")
+    ranked = sorted(letters, key=lambda i: (-letters[i], i))
+    return Order((*ranked, *(i for i in range(n) if i not in letters)), ("missing ids",) if len(letters) < n else ())
+
+
+def expected_grade(logprobs: Mapping[str, float], low: int, high: int) -> float | None:
+    """Return the mean grade in [low, high] under a first token's log-probabilities; None where the grades hold less than a tenth.
+
+    Source: Zhuang et al., 2310.14122, expected relevance.
+    """
+    mass = {g: math.exp(v) for g, v in _merged(logprobs, {str(g): g for g in range(low, high + 1)}).items()}
+    total = sum(mass.values())
+    return None if total < _MASS else min(max(sum(g * p for g, p in mass.items()) / total, low), high)
+
+
+def probability_of_yes(logprobs: Mapping[str, float]) -> float | None:
+    """Return p(yes) / (p(yes) + p(no)) of a first token; None where the two hold less than a tenth."""
+    mass = {answer: math.exp(v) for answer, v in _merged(logprobs, {"yes": 1, "no": 0}).items()}
+    total = sum(mass.values())
+    return None if total < _MASS else mass.get(1, 0.0) / total
+
+
+def _merged(logprobs: Mapping[str, float], labels: Mapping[str, int]) -> dict[int, float]:
+    """Return each label's log-probability, its spellings added up; a value that is none is left out."""
+    merged: dict[int, float] = {}
+    for token, value in logprobs.items():
+        label = labels.get("".join(map(plain, token)).strip(_AROUND).lower())
+        if label is not None and math.isfinite(value):
+            value, other = min(float(value), 0.0), merged.get(label, -math.inf)
+            most = max(value, other)
+            merged[label] = min(0.0, most + math.log(math.exp(value - most) + math.exp(other - most)))
+    return merged
