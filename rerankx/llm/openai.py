@@ -1,0 +1,490 @@
+"""`OpenAIChat`: a chat model behind an endpoint that speaks OpenAI's chat completions: vLLM, llama.cpp, hosted ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, Self, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from rerankx.errors import AuthenticationError, BackendError
+from rerankx.llm.chat import Chat, Feature, Messages, Reply, Unable, Wish
+from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
+from rerankx.network.faults import Fault, Quoted, nonsense, of_exception, of_status
+from rerankx.network.service import checked_extra, checked_headers, find_key, told_amount, whole
+
+_OPENAI = "https://api.openai.com/v1"
+_PATH = "/chat/completions"
+_MODELS_S = 2.0  # for what a server says of its models: it is only good to know
+
+_ENDED: Mapping[object, Literal["length", "filter"]] = MappingProxyType(
+    {"length": "length", "max_tokens": "length", "content_filter": "filter"}
+)
+_CONTEXT = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""In an entry of /models: vLLM and SGLang; OpenRouter and Together; Groq; Mistral."""
+
+
+class OpenAIChat(Chat):
+    """Asks a model behind an OpenAI-compatible endpoint.
+
+    Redirects are not followed, certificates are verified, proxies are taken from the environment.
+
+    Args:
+        model: The model, as the service names it.
+        base_url: The endpoint, with or without "/v1"; None is `OPENAI_BASE_URL`, and without it OpenAI's.
+        api_key: The key; None reads `OPENAI_API_KEY` where the address is OpenAI's or of `OPENAI_BASE_URL`, and everywhere else
+            `RERANKX_LLM_API_KEY`: OpenAI's key goes nowhere unasked.
+        headers: More headers. They may hold secrets: they are in no message, and what has them does not pickle.
+        extra: More fields of the request's body; they take the place of what is there.
+        context_tokens: How many tokens prompt and reply may have together; None asks the endpoint.
+        connections: How many at a time, in each event loop.
+        lacks: What it is known not to take.
+
+    Raises:
+        AuthenticationError: No key, and it is OpenAI that is asked.
+        TypeError: An argument of the wrong type.
+        ValueError: An argument out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, object] | None = None,
+        context_tokens: int | None = None,
+        connections: int = 8,
+        lacks: frozenset[Feature] = frozenset(),
+    ) -> None:
+        if not isinstance(model, str):
+            raise TypeError(f"model must be a string, not {type(model).__name__}")
+        if not model.strip():
+            raise ValueError("model must be a name, as the service has it")
+        self.model, self.lacks = model, frozenset(lacks)
+        from_environment = base_url is None
+        if base_url is None:
+            base_url = os.environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI
+        self.address = _address(checked_base_url(base_url, who=model))
+        self.host = urlsplit(self.address).hostname or ""
+        self._openai = self.host == "api.openai.com" or self.host.endswith(".api.openai.com")
+        variable = "OPENAI_API_KEY" if from_environment or self._openai else "RERANKX_LLM_API_KEY"
+        self.key = find_key(api_key, [variable], needed=self._openai and not headers, who=model)
+        self._headers, self._extra = checked_headers(headers or {}), _checked_extra(extra or {})
+        self._context = whole("context_tokens", context_tokens)
+        count = whole("connections", connections) or 1
+        self._given: dict[str, Any] = {
+            "model": model,
+            "base_url": None if from_environment else base_url,
+            "headers": self._headers or None,
+            "extra": self._extra or None,
+            "context_tokens": context_tokens,
+            "connections": connections,
+            "lacks": self.lacks,
+        }
+        self._clients = PerLoop(lambda: http_client(count), httpx.AsyncClient.aclose, prepare=tls)
+        self._found: tuple[int | None] | None = None  # what the endpoint says of the context, once it was asked
+        self._finding: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
+
+    async def prepare(self) -> None:
+        """Read the certificates, and make a client."""
+        await self._clients.get()
+
+    async def aclose(self) -> None:
+        """Close the connections, of all event loops."""
+        await self._clients.aclose()
+
+    async def ask(self, messages: Messages, wish: Wish, *, blocking: bool) -> Reply:
+        """Return the reply; see `Chat`."""
+        problem: Fault | Unable
+        try:
+            client = await self._clients.get()
+            content = json.dumps(self._body(messages, wish), ensure_ascii=False).encode("utf-8", "replace")
+            response = await client.post(self.address, content=content, headers=self._sent_headers())
+        except Exception as error:
+            problem = of_exception(error, address=self.address)
+        else:
+            found = self._read(response, messages, wish)
+            if isinstance(found, Reply):
+                return found
+            problem = found
+        raise problem  # out of the except block: an exception of httpx's knows the request, and so the key
+
+    async def context_tokens(self) -> int | None:
+        """Return what was declared, else what the endpoint says of the model, asked once; OpenAI's own does not say."""
+        if self._context is not None or self._openai:
+            return self._context
+        loop = asyncio.get_running_loop()
+        while self._found is None:
+            if loop in self._finding:
+                await self._finding[loop].wait()
+                continue
+            self._finding[loop] = asked = asyncio.Event()
+            try:
+                self._found = (await self._find_context(),)
+            finally:  # where it was cancelled, who waits asks in its place
+                del self._finding[loop]
+                asked.set()
+        return self._found[0]
+
+    def _body(self, messages: Messages, wish: Wish) -> dict[str, object]:
+        body: dict[str, object] = {"model": self.model, "messages": [dict(message) for message in messages]}
+        if wish.temperature is not None:
+            body["temperature"] = wish.temperature
+        if wish.seed is not None:
+            body["seed"] = wish.seed
+        if wish.max_tokens is not None and not self._extra.keys() & {"max_tokens", "max_completion_tokens"}:
+            # OpenAI's reasoning models refuse the older name, and few others know the newer one.
+            # https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens
+            body["max_completion_tokens" if self._openai else "max_tokens"] = wish.max_tokens
+        if wish.schema is not None:
+            schema = {"name": "answer", "strict": True, "schema": wish.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if wish.top_logprobs > 0:
+            body |= {"logprobs": True, "top_logprobs": wish.top_logprobs}
+        return {**body, **self._extra}
+
+    def _sent_headers(self) -> httpx.Headers:
+        headers = httpx.Headers({"Content-Type": "application/json"})
+        if self.key is not None:
+            headers["Authorization"] = f"Bearer {self.key.reveal()}"
+        headers.update(self._headers)  # whatever the case of their names
+        return headers
+
+    def _secrets(self) -> list[str]:
+        # A header's value is a secret whole, and so is each of its words: "Bearer ...".
+        words = [word for value in self._headers.values() for word in [value, *value.split()] if len(word) > 7]
+        return [*([] if self.key is None else [self.key.reveal()]), *words]
+
+    def _read(self, response: httpx.Response, messages: Messages, wish: Wish) -> Reply | Fault | Unable:
+        if not response.is_success:
+            return self._refusal(response.status_code, response.headers, response.text, messages, wish)
+        try:
+            reply = json.loads(response.content)
+        except (ValueError, RecursionError):
+            return nonsense(f"the reply is no JSON: {len(response.content)} bytes of something else")
+        if not isinstance(reply, Mapping):
+            return nonsense(f"the reply is no object, but a {type(reply).__name__}")
+        choices = reply.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+        # OpenRouter and LM Studio say what went wrong under a status of 200: before there are choices, or within one.
+        if wrong := reply.get("error") or choice.get("error"):
+            code = wrong.get("code") if isinstance(wrong, Mapping) else None
+            if isinstance(code, int) and 400 <= code < 600:
+                return self._refusal(code, response.headers, json.dumps({"error": wrong}), messages, wish)
+            fault = nonsense("the reply is an error under a status of 200")
+            fault.said = self._quoted(json.dumps(wrong), messages)
+            return fault
+        try:
+            return _reply(choice, reply.get("usage"))
+        except _NoReplyError as error:
+            return nonsense(str(error))
+
+    def _quoted(self, body: str, messages: Messages) -> Quoted:
+        return Quoted(body, self._secrets(), [message["content"] for message in messages])
+
+    def _refusal(
+        self, status: int, headers: Mapping[str, str], body: str, messages: Messages, wish: Wish
+    ) -> Fault | Unable:
+        """Return what a reply that refuses is: of a wish, or of anything else."""
+        said = self._quoted(body, messages)
+        param, words = _words(body, [message["content"] for message in messages])
+        plain = of_status(status, headers, said, permanent=status == 501, address=self.host)
+        own = frozenset(feature for feature, fields in _FIELDS.items() if self._extra.keys() & fields)
+        spoken_of = _named(param, wish.features | own) or _named(words, wish.features | own)
+        named = spoken_of - own
+        # To do without a wish is no use where it is `extra` that is refused.
+        of_extra = param.partition(".")[0] in self._extra or bool(spoken_of and not named)
+        if status == 413 or (status in (400, 404, 422, 500) and _is_about_length(param, words, named)):
+            advice = "the prompt does not fit the model's context: pass context_tokens=, a smaller window= or passage_tokens="
+            return Fault(BackendError, f"HTTP {status}: {advice}", said=said, answered=True)
+        if status == 404:
+            # Of what this model's providers take: OpenRouter, with provider.require_parameters.
+            if wish.features and re.search(r"requested parameters", words, re.IGNORECASE):
+                return Unable(plain, named)
+            plain.words = f"HTTP 404: is {self.model!r} the model's name there, and base_url right?"
+            return plain
+        if status == 400 and _KEY.search(words):
+            wrong_key = "HTTP 400: the key is wrong or not allowed this model"
+            return Fault(AuthenticationError, wrong_key, said=said, answered=True)
+        if status == 500 and named and _UNABLE.search(words):
+            return Unable(of_status(status, headers, said, permanent=True, address=self.host), named)
+        if status not in (400, 422, 501) or not wish.features or of_extra:
+            return plain
+        if not named and _NOT_OF_A_WISH.search(words):
+            return plain
+        return Unable(plain, named)
+
+    async def _find_context(self) -> int | None:
+        """Return what the endpoint says of the model's context; None where it does not, or fails."""
+        base = self.address.removesuffix(_PATH)
+        try:
+            async with asyncio.timeout(_MODELS_S):
+                told = await self._get(f"{base}/models")
+                entries = told if isinstance(told, list) else told.get("data") if isinstance(told, Mapping) else None
+                entry = _entry(entries, self.model)
+                for name in _CONTEXT:
+                    if (tokens := _tokens(entry.get(name))) is not None:
+                        return tokens
+                if not isinstance(meta := entry.get("meta"), Mapping):
+                    return None
+                # llama.cpp: n_ctx is of a slot, as served; n_ctx_train is not, and older ones tell only that.
+                if (tokens := _tokens(meta.get("n_ctx"))) is not None:
+                    return tokens
+                props: Any = await self._get(f"{re.sub(r'/v1$', '', base)}/props")
+                return _tokens(props["default_generation_settings"]["n_ctx"])
+        except Exception:  # of whatever kind: then nobody knows
+            return None
+
+    async def _get(self, url: str) -> object:
+        client = await self._clients.get()
+        response = await client.get(url, headers=self._sent_headers())
+        return json.loads(response.content) if response.is_success else None
+
+    def __repr__(self) -> str:
+        return f"OpenAIChat({self.model!r}, address={self.address!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._headers:
+            raise TypeError(
+                "headers may hold secrets, and a pickle holds none: pass the key by the environment instead"
+            )
+        return partial(type(self), **self._given), ()  # the key stays here: a copy reads the environment
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        make: Any = type(self)
+        return cast("Self", make(**self._given, api_key=None if self.key is None else self.key.reveal()))
+
+
+def _address(base_url: str) -> str:
+    """Return where chats are completed: beneath the version in the base URL, wherever that is, else beneath "/v1"."""
+    # "https://host/v1beta/openai" and "https://host/api/paas/v4" are bases, too.
+    path = urlsplit(base_url).path
+    whole_or_versioned = path.endswith(_PATH) or re.search(r"/v\d+\w*(/|$)", path)
+    return joined(base_url, _PATH if whole_or_versioned else f"/v1{_PATH}")
+
+
+def _checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
+    checked = checked_extra(extra)
+    for name in ("messages", "stream"):
+        if name in checked:
+            raise ValueError(f"extra may not hold {name!r}: the prompt and the form of the reply are not the caller's")
+    return checked
+
+
+class _NoReplyError(Exception):
+    """A message of a shape that nobody can read."""
+
+
+def _reply(choice: Mapping[str, Any], usage: object) -> Reply:
+    message = choice.get("message")
+    message = message if isinstance(message, Mapping) else {}
+    text, refused = _text(message)
+    used = usage if isinstance(usage, Mapping) else {}
+    return Reply(
+        text or _arguments(message) or refused,
+        ended="refusal" if refused else _ENDED.get(_hashable(choice.get("finish_reason")), "stop"),
+        first_token=_first_token(choice.get("logprobs")),
+        input_tokens=_amount(used.get("prompt_tokens")),
+        output_tokens=_amount(used.get("completion_tokens")),
+    )
+
+
+def _text(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what was said, and the words in which an answer was refused; "" for none."""
+    content, refusal = message.get("content"), message.get("refusal")
+    refused = [refusal] if isinstance(refusal, str) else []
+    if content is None or isinstance(content, str):
+        return content or "", "".join(refused)
+    if not isinstance(content, list):
+        raise _NoReplyError(f"the content of the reply is no text, but a {type(content).__name__}")
+    parts = [part for part in content if isinstance(part, Mapping)]  # of other types there is what it thought
+    said = [part["text"] for part in parts if part.get("type") == "text" and isinstance(part.get("text"), str)]
+    refused += [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
+    return "".join(said), "".join(refused)
+
+
+def _arguments(message: Mapping[str, Any]) -> str:
+    """Return the arguments of the first call that the model makes; "" for none."""
+    calls = message.get("tool_calls")
+    call = calls[0] if isinstance(calls, list) and calls else None
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if isinstance(arguments, Mapping):
+        return json.dumps(arguments)
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _first_token(logprobs: object) -> dict[str, float] | None:
+    """Return the alternatives of the first token, and it; None for none."""
+    if not isinstance(logprobs, Mapping):
+        return None
+    found: dict[str, float] = {}
+    first = _first(logprobs.get("content"))
+    if first is not None:
+        alternatives = first.get("top_logprobs")
+        for one in [*(alternatives if isinstance(alternatives, list) else []), first]:
+            if isinstance(one, Mapping):
+                _keep(found, one.get("token"), one.get("logprob"))
+    elif (older := _first(logprobs.get("top_logprobs"))) is not None:
+        for token, value in older.items():
+            _keep(found, token, value)
+    return found or None
+
+
+def _first(tokens: object) -> Mapping[str, Any] | None:
+    first = tokens[0] if isinstance(tokens, list) and tokens else None
+    return first if isinstance(first, Mapping) else None
+
+
+def _keep(found: dict[str, float], token: object, value: object) -> None:
+    if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    # The token itself is among its alternatives, mostly; half a character has the same text as another half.
+    if abs(value) < 1e9 and value > found.get(token, -math.inf):
+        found[token] = float(value)
+
+
+def _hashable(value: object) -> object:
+    return value if isinstance(value, str) else None
+
+
+def _amount(told: object) -> int | None:
+    amount = told_amount(told)
+    return None if amount is None else int(amount)
+
+
+def _entry(entries: object, model: str) -> Mapping[str, Any]:
+    """Return what is said of a model, or of the only one there is."""
+    known = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    return next((entry for entry in known if entry.get("id") == model), known[0] if len(known) == 1 else {})
+
+
+def _tokens(told: object) -> int | None:
+    return told if isinstance(told, int) and not isinstance(told, bool) and 0 < told < 10**9 else None
+
+
+# What a refusal is about, by its words: there is no other way that all servers share.
+
+
+def _pattern(*words: str) -> re.Pattern[str]:
+    return re.compile("|".join(words), re.IGNORECASE)
+
+
+_FEATURE_WORDS: Mapping[Feature, re.Pattern[str]] = MappingProxyType(
+    {
+        "schema": _pattern(
+            r"response[_ ]?format", r"json[_ ]schema", r"structured", r"guided", r"grammar", r"json_validate"
+        ),
+        "logprobs": _pattern(r"log[_ ]?probs?\b", r"top_logprobs", r"log.?probabilit"),
+        "seed": _pattern(r"\bseed\b"),
+        "temperature": _pattern(r"\btemperature\b"),
+        "max_tokens": _pattern(r"max_?(completion_|new_|output_)?tokens"),
+    }
+)
+_CONTEXT_WORDS = _pattern(
+    r"context[_ ]?(length|size|window)",
+    r"maximum context",
+    r"exceed\w* (the )?(model'?s )?context",
+    r"\bn_ctx\b",
+    r"(prompt|input|inputs|messages?|request)\W? (is|are) too (long|large)",
+    r"prompt_too_long",
+    r"reduce (the length|your message|the number of tokens)",
+    r"`inputs`",
+)
+_LENGTH_WORDS = _pattern(
+    r"too long", r"too many (input |prompt )?tokens", r"exceed[^.]{0,60}\btokens?\b", r"tokens? exceed"
+)
+"""What speaks of the prompt's length where no wish is named."""
+_KEY = _pattern(
+    r"api[_ -]?key[^\n]{0,40}(invalid|not valid|incorrect|missing)", r"(invalid|incorrect|missing) api[_ -]?key"
+)
+_UNABLE = _pattern(
+    r"support", r"implement", r"\binvalid\b", r"unrecogni[sz]ed", r"unknown", r"pars(e|ing)", r"not allowed"
+)
+_NOT_OF_A_WISH = _pattern(
+    # No such model.
+    r"model_not_found",
+    r"model[^\n]{0,120}(not found|not exist)",
+    r"(unknown|invalid|no such) model",
+    r"not a valid model",
+    # A policy on content.
+    r"content[ _-]?(management|filter|policy)",
+    r"responsible_?ai",
+    r"inspection_failed",
+    r"moderation",
+    r"\bflagged\b",
+    # Money.
+    r"credit balance",
+    r"billing",
+    r"quota",
+)
+
+
+_FIELDS: Mapping[Feature, frozenset[str]] = MappingProxyType(
+    {
+        "schema": frozenset({"response_format"}),
+        "logprobs": frozenset({"logprobs", "top_logprobs"}),
+        "seed": frozenset({"seed"}),
+        "temperature": frozenset({"temperature"}),
+        "max_tokens": frozenset({"max_tokens", "max_completion_tokens"}),
+    }
+)
+
+
+def _named(words: str, features: frozenset[Feature]) -> frozenset[Feature]:
+    """Return which of the features are spoken of."""
+    return frozenset(feature for feature in features if _FEATURE_WORDS[feature].search(words))
+
+
+def _is_about_length(param: str, words: str, named: frozenset[Feature]) -> bool:
+    # A schema may be too long as well, and then the field that names the parameter says so.
+    if _FEATURE_WORDS["schema"].search(param) or _FEATURE_WORDS["logprobs"].search(param):
+        return False
+    return bool(_CONTEXT_WORDS.search(words)) or (not named and bool(_LENGTH_WORDS.search(words)))
+
+
+def _words(body: str, sent: list[str]) -> tuple[str, str]:
+    """Return the parameter that a refusal names in a field of its own, and all of its words but those that were sent."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", body[:2000]
+    param, words = "", list[str]()
+    for name, text in _strings(found):
+        if name == "param" and not param:
+            param = text
+        for prompt in sent:
+            text = text.replace(prompt, " ") if len(prompt) > 2 else text
+        words.append(text[:2000])
+    return param, "\n".join(words[:100])
+
+
+_ECHOES = frozenset({"input", "body", "request", "failed_generation"})
+"""Where a server repeats what it was sent, or what the model said."""
+
+
+def _strings(found: object) -> Iterator[tuple[str, str]]:
+    """Return the strings of a JSON value, each with the name of the field it is in."""
+    waiting = deque([("", found)])
+    while waiting:
+        name, one = waiting.popleft()
+        if isinstance(one, str):
+            yield name, one
+        elif isinstance(one, list):
+            waiting.extend((name, part) for part in one)
+        elif isinstance(one, Mapping):
+            waiting.extend((inner, part) for inner, part in one.items() if inner not in _ECHOES)
