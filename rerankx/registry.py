@@ -93,6 +93,18 @@ BUILT_IN: Mapping[str, Entry] = {
         extra="cohere",
     ),
     "http": _HTTP,
+    "listwise": Entry(
+        target="rerankx.backends.listwise:Listwise",
+        summary="a language model that puts passages in order: yours, or any OpenAI-compatible service's",
+        requires=("httpx", "tenacity"),
+        extra="llm",
+    ),
+    "judge": Entry(
+        target="rerankx.backends.judge:Judge",
+        summary="a language model that grades each text by itself",
+        requires=("httpx", "tenacity"),
+        extra="llm",
+    ),
 }
 """Those of `presets()` come on top."""
 

@@ -14,6 +14,13 @@ from rerankx.catalogue.prices import PRICES
 
 ROOT = Path(__file__).parents[1]
 
+# What a backend must be given that asks somebody else; nobody is asked here.
+_NEEDED: dict[str, dict[str, object]] = {
+    "cohere": {"api_key": "none"},
+    "listwise": {"model": "any", "base_url": "http://localhost"},
+    "judge": {"model": "any", "base_url": "http://localhost"},
+}
+
 
 def backends() -> str:
     rows = [
@@ -25,11 +32,11 @@ def backends() -> str:
             names = ", ".join(f"`{preset}`" for preset in ("http", *registry.presets()))
             rows.append(f"| {names} | `rerankx[http]` | {entry.summary} | as it declares | most | the service's |")
             continue
-        backend = registry.create(name, **({"api_key": "none"} if name == "cohere" else {}))
+        backend = registry.create(name, **_NEEDED.get(name, {}))
         scale = backend.scale.kind
         if scale == "similarity":
             scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
-        licence = "the service's" if name == "cohere" else _licence(backend.model)
+        licence = "the service's" if name in _NEEDED else _licence(backend.model)
         if name == "cross-encoder":
             scale, licence = "logit, or unknown", "its repository's"
         install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
