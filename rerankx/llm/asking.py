@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_args
 
 from rerankx.catalogue.chat_prices import CHAT_PRICES
@@ -153,6 +153,8 @@ class Asking(Service):
             raise TypeError(
                 "headers may hold secrets, and a pickle holds none: pass the key by the environment instead"
             )
+        if not isinstance(self._given["llm"], FunctionType | None):
+            raise TypeError("an llm may hold a key, and a pickle holds none: make the backend where it is used")
         return super().__reduce__()
 
     def _fingerprint(self, template: str, names: Sequence[str], parts: Sequence[str], *more: object) -> str:
@@ -257,7 +259,7 @@ class Asking(Service):
 
         def used(reply: Reply | Unable) -> Usage:
             if isinstance(reply, Unable):
-                return Usage(calls=1)  # it was not read
+                return Usage(calls=int(reply.fault.sent))  # it was not read
             return self._usage(asked, reply.input_tokens, reply.output_tokens, reply.text)
 
         try:

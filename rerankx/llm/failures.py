@@ -14,7 +14,7 @@ import httpx
 from rerankx.errors import AuthenticationError, BackendError, DeadlineError, RateLimitError
 from rerankx.llm.chat import Messages, Unable, Wish
 from rerankx.llm.loaded import is_a
-from rerankx.llm.openai import _KEY, _NOT_OF_A_WISH, _UNABLE, _is_about_length, _named, _words
+from rerankx.llm.refusals import refusal_of
 from rerankx.network.faults import Fault, Quoted, of_exception, of_status
 
 T = TypeVar("T")
@@ -186,33 +186,5 @@ def problem_of(error: BaseException, messages: Messages, wish: Wish, *, address:
     for one in _causes(error):
         status = status_of(one)
         if status is not None:
-            return _refusal(status, body_of(one), texts, wish, fault)
+            return refusal_of(fault, status, body_of(one), sent=texts, features=wish.features)
     return fault
-
-
-def _refusal(status: int, body: str, texts: list[str], wish: Wish, fault: Fault) -> Fault | Unable:
-    param, words = _words(body, texts)
-    named = _named(param, wish.features) or _named(words, wish.features)
-    if status == 413 or (status in (400, 404, 422, 500) and _is_about_length(param, words, named)):
-        fault.words = (
-            f"HTTP {status}: the prompt does not fit the model's context: pass context_tokens=, a smaller window= or"
-            " passage_tokens="
-        )
-        fault.again = fault.sick = False
-        return fault
-    if status == 400 and _KEY.search(words):
-        return Fault(
-            AuthenticationError,
-            "HTTP 400: the key is wrong or not allowed this model",
-            said=fault.said,
-            answered=True,
-        )
-    of_wish = (
-        status in (400, 422, 501)
-        or (status == 500 and bool(named) and bool(_UNABLE.search(words)))
-        or (status == 404 and "requested parameters" in words.lower())
-    )
-    if not of_wish or not wish.features or (not named and _NOT_OF_A_WISH.search(words)):
-        return fault
-    fault.again = fault.sick = False
-    return Unable(fault, named)

@@ -10,6 +10,7 @@ from rerankx.llm.answers import plain
 from rerankx.llm.order import Order
 
 _MASS = 0.1  # below it a model was about to say something else, and what is left of the labels is noise
+_NONE = -9999.0  # what services tell of a token of which they tell nothing
 _AROUND = " \t\r\n▁ĠĊ[](){}<>\"'`*_.,:;#"  # a token, as vocabularies write a space before it
 
 
@@ -17,11 +18,13 @@ def order_of_first_token(logprobs: Mapping[str, float], n: int) -> Order:
     """Return the order of n passages named A to Z by the natural log-probabilities of a reply's first token; ties in input order.
 
     Raises:
-        ReplyError: Fewer than half of the letters are there.
+        ReplyError: Fewer than half of the letters are there, or they hold less than a tenth of the probability.
     """
     letters = _merged(logprobs, {chr(97 + i): i for i in range(min(n, 26))})
     if n < 1 or len(letters) < (n + 1) // 2:
         raise ReplyError(f"the first token's log-probabilities name {len(letters)} of {n} passages")
+    if sum(map(math.exp, letters.values())) < _MASS:
+        raise ReplyError("the first token is hardly ever a passage's letter")
     ranked = sorted(letters, key=lambda i: (-letters[i], i))
     return Order((*ranked, *(i for i in range(n) if i not in letters)), ("missing ids",) if len(letters) < n else ())
 
@@ -48,7 +51,7 @@ def _merged(logprobs: Mapping[str, float], labels: Mapping[str, int]) -> dict[in
     merged: dict[int, float] = {}
     for token, value in logprobs.items():
         label = labels.get("".join(map(plain, token)).strip(_AROUND).lower())
-        if label is not None and math.isfinite(value):
+        if label is not None and math.isfinite(value) and value > _NONE:
             value, other = min(float(value), 0.0), merged.get(label, -math.inf)
             most = max(value, other)
             merged[label] = min(0.0, most + math.log(math.exp(value - most) + math.exp(other - most)))

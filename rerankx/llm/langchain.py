@@ -15,7 +15,7 @@ from rerankx.llm.chat import Chat, Feature, Messages, Reply, Unable, Wish, in_th
 from rerankx.llm.endings import ending_of
 from rerankx.llm.failures import Raised, outcome_of, problem_of
 from rerankx.llm.loaded import is_a, loaded
-from rerankx.llm.openai import _first_token
+from rerankx.llm.openai import first_token
 from rerankx.network.faults import Fault
 
 _CHAT_MODEL = ("langchain_core.language_models.chat_models", "BaseChatModel")
@@ -212,7 +212,7 @@ def _reply(message: object, *, tool_first: bool) -> Reply:
     return Reply(
         (arguments or text if tool_first else text or arguments) or refused,
         ended="refusal" if refused else ended,
-        first_token=_first_token(told.get("logprobs")),
+        first_token=first_token(told.get("logprobs")),
         input_tokens=usage.get("input_tokens"),
         output_tokens=usage.get("output_tokens"),
     )

@@ -7,17 +7,16 @@ import json
 import math
 import os
 import re
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httpx
 
-from rerankx.errors import AuthenticationError, BackendError
 from rerankx.llm.chat import Chat, Feature, Messages, Reply, Unable, Wish
+from rerankx.llm.endings import ending_of
+from rerankx.llm.refusals import refusal_of
 from rerankx.network.client import PerLoop, checked_base_url, http_client, joined, tls
 from rerankx.network.faults import Fault, Quoted, nonsense, of_exception, of_status
 from rerankx.network.service import checked_extra, checked_headers, find_key, told_amount, whole
@@ -26,9 +25,6 @@ _OPENAI = "https://api.openai.com/v1"
 _PATH = "/chat/completions"
 _MODELS_S = 2.0  # for what a server says of its models: it is only good to know
 
-_ENDED: Mapping[object, Literal["length", "filter"]] = MappingProxyType(
-    {"length": "length", "max_tokens": "length", "content_filter": "filter"}
-)
 _CONTEXT = ("max_model_len", "context_length", "context_window", "max_context_length")
 """In an entry of /models: vLLM and SGLang; OpenRouter and Together; Groq; Mistral."""
 
@@ -198,32 +194,11 @@ class OpenAIChat(Chat):
     ) -> Fault | Unable:
         """Return what a reply that refuses is: of a wish, or of anything else."""
         said = self._quoted(body, messages)
-        param, words = _words(body, [message["content"] for message in messages])
-        plain = of_status(status, headers, said, permanent=status == 501, address=self.host)
-        own = frozenset(feature for feature, fields in _FIELDS.items() if self._extra.keys() & fields)
-        spoken_of = _named(param, wish.features | own) or _named(words, wish.features | own)
-        named = spoken_of - own
-        # To do without a wish is no use where it is `extra` that is refused.
-        of_extra = param.partition(".")[0] in self._extra or bool(spoken_of and not named)
-        if status == 413 or (status in (400, 404, 422, 500) and _is_about_length(param, words, named)):
-            advice = "the prompt does not fit the model's context: pass context_tokens=, a smaller window= or passage_tokens="
-            return Fault(BackendError, f"HTTP {status}: {advice}", said=said, answered=True)
+        fault = of_status(status, headers, said, permanent=status == 501, address=self.host)
         if status == 404:
-            # Of what this model's providers take: OpenRouter, with provider.require_parameters.
-            if wish.features and re.search(r"requested parameters", words, re.IGNORECASE):
-                return Unable(plain, named)
-            plain.words = f"HTTP 404: is {self.model!r} the model's name there, and base_url right?"
-            return plain
-        if status == 400 and _KEY.search(words):
-            wrong_key = "HTTP 400: the key is wrong or not allowed this model"
-            return Fault(AuthenticationError, wrong_key, said=said, answered=True)
-        if status == 500 and named and _UNABLE.search(words):
-            return Unable(of_status(status, headers, said, permanent=True, address=self.host), named)
-        if status not in (400, 422, 501) or not wish.features or of_extra:
-            return plain
-        if not named and _NOT_OF_A_WISH.search(words):
-            return plain
-        return Unable(plain, named)
+            fault.words = f"HTTP 404: is {self.model!r} the model's name there, and base_url right?"
+        sent = [message["content"] for message in messages]
+        return refusal_of(fault, status, body, sent=sent, features=wish.features, extra=self._extra.keys())
 
     async def _find_context(self) -> int | None:
         """Return what the endpoint says of the model's context; None where it does not, or fails."""
@@ -296,8 +271,8 @@ def _reply(choice: Mapping[str, Any], usage: object) -> Reply:
     used = usage if isinstance(usage, Mapping) else {}
     return Reply(
         text or _arguments(message) or refused,
-        ended="refusal" if refused else _ENDED.get(_hashable(choice.get("finish_reason")), "stop"),
-        first_token=_first_token(choice.get("logprobs")),
+        ended="refusal" if refused else ending_of(choice.get("finish_reason")),
+        first_token=first_token(choice.get("logprobs")),
         input_tokens=_amount(used.get("prompt_tokens")),
         output_tokens=_amount(used.get("completion_tokens")),
     )
@@ -328,7 +303,7 @@ def _arguments(message: Mapping[str, Any]) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _first_token(logprobs: object) -> dict[str, float] | None:
+def first_token(logprobs: object) -> dict[str, float] | None:
     """Return the alternatives of the first token, and it; None for none."""
     if not isinstance(logprobs, Mapping):
         return None
@@ -358,10 +333,6 @@ def _keep(found: dict[str, float], token: object, value: object) -> None:
         found[token] = float(value)
 
 
-def _hashable(value: object) -> object:
-    return value if isinstance(value, str) else None
-
-
 def _amount(told: object) -> int | None:
     amount = told_amount(told)
     return None if amount is None else int(amount)
@@ -375,116 +346,3 @@ def _entry(entries: object, model: str) -> Mapping[str, Any]:
 
 def _tokens(told: object) -> int | None:
     return told if isinstance(told, int) and not isinstance(told, bool) and 0 < told < 10**9 else None
-
-
-# What a refusal is about, by its words: there is no other way that all servers share.
-
-
-def _pattern(*words: str) -> re.Pattern[str]:
-    return re.compile("|".join(words), re.IGNORECASE)
-
-
-_FEATURE_WORDS: Mapping[Feature, re.Pattern[str]] = MappingProxyType(
-    {
-        "schema": _pattern(
-            r"response[_ ]?format", r"json[_ ]schema", r"structured", r"guided", r"grammar", r"json_validate"
-        ),
-        "logprobs": _pattern(r"log[_ ]?probs?\b", r"top_logprobs", r"log.?probabilit"),
-        "seed": _pattern(r"\bseed\b"),
-        "temperature": _pattern(r"\btemperature\b"),
-        "max_tokens": _pattern(r"max_?(completion_|new_|output_)?tokens"),
-    }
-)
-_CONTEXT_WORDS = _pattern(
-    r"context[_ ]?(length|size|window)",
-    r"maximum context",
-    r"exceed\w* (the )?(model'?s )?context",
-    r"\bn_ctx\b",
-    r"(prompt|input|inputs|messages?|request)\W? (is|are) too (long|large)",
-    r"prompt_too_long",
-    r"reduce (the length|your message|the number of tokens)",
-    r"`inputs`",
-)
-_LENGTH_WORDS = _pattern(
-    r"too long", r"too many (input |prompt )?tokens", r"exceed[^.]{0,60}\btokens?\b", r"tokens? exceed"
-)
-"""What speaks of the prompt's length where no wish is named."""
-_KEY = _pattern(
-    r"api[_ -]?key[^\n]{0,40}(invalid|not valid|incorrect|missing)", r"(invalid|incorrect|missing) api[_ -]?key"
-)
-_UNABLE = _pattern(
-    r"support", r"implement", r"\binvalid\b", r"unrecogni[sz]ed", r"unknown", r"pars(e|ing)", r"not allowed"
-)
-_NOT_OF_A_WISH = _pattern(
-    # No such model.
-    r"model_not_found",
-    r"model[^\n]{0,120}(not found|not exist)",
-    r"(unknown|invalid|no such) model",
-    r"not a valid model",
-    # A policy on content.
-    r"content[ _-]?(management|filter|policy)",
-    r"responsible_?ai",
-    r"inspection_failed",
-    r"moderation",
-    r"\bflagged\b",
-    # Money.
-    r"credit balance",
-    r"billing",
-    r"quota",
-)
-
-
-_FIELDS: Mapping[Feature, frozenset[str]] = MappingProxyType(
-    {
-        "schema": frozenset({"response_format"}),
-        "logprobs": frozenset({"logprobs", "top_logprobs"}),
-        "seed": frozenset({"seed"}),
-        "temperature": frozenset({"temperature"}),
-        "max_tokens": frozenset({"max_tokens", "max_completion_tokens"}),
-    }
-)
-
-
-def _named(words: str, features: frozenset[Feature]) -> frozenset[Feature]:
-    """Return which of the features are spoken of."""
-    return frozenset(feature for feature in features if _FEATURE_WORDS[feature].search(words))
-
-
-def _is_about_length(param: str, words: str, named: frozenset[Feature]) -> bool:
-    # A schema may be too long as well, and then the field that names the parameter says so.
-    if _FEATURE_WORDS["schema"].search(param) or _FEATURE_WORDS["logprobs"].search(param):
-        return False
-    return bool(_CONTEXT_WORDS.search(words)) or (not named and bool(_LENGTH_WORDS.search(words)))
-
-
-def _words(body: str, sent: list[str]) -> tuple[str, str]:
-    """Return the parameter that a refusal names in a field of its own, and all of its words but those that were sent."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return "", body[:2000]
-    param, words = "", list[str]()
-    for name, text in _strings(found):
-        if name == "param" and not param:
-            param = text
-        for prompt in sent:
-            text = text.replace(prompt, " ") if len(prompt) > 2 else text
-        words.append(text[:2000])
-    return param, "\n".join(words[:100])
-
-
-_ECHOES = frozenset({"input", "body", "request", "failed_generation"})
-"""Where a server repeats what it was sent, or what the model said."""
-
-
-def _strings(found: object) -> Iterator[tuple[str, str]]:
-    """Return the strings of a JSON value, each with the name of the field it is in."""
-    waiting = deque([("", found)])
-    while waiting:
-        name, one = waiting.popleft()
-        if isinstance(one, str):
-            yield name, one
-        elif isinstance(one, list):
-            waiting.extend((name, part) for part in one)
-        elif isinstance(one, Mapping):
-            waiting.extend((inner, part) for inner, part in one.items() if inner not in _ECHOES)

@@ -65,7 +65,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Return what `coroutine` returns, from any thread; it sees the caller's context, and so its deadline.
 
     Raises:
-        RuntimeError: Called by what runs in it, which would wait for itself.
+        RuntimeError: Called by what runs in it, which would wait for itself; or something else that ran in it has ended it.
     """
     try:
         background = _running()
@@ -82,8 +82,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             try:
                 return future.result(timeout=1.0)
             except TimeoutError:  # in steps: a wait without end may miss an interrupt, and on Windows does
+                runs = background.thread.is_alive()
                 if future.done():
                     return future.result()
+                if not runs:  # SystemExit and KeyboardInterrupt go through an event loop, whoever raises them
+                    raise RuntimeError(
+                        "rerankx's event loop was ended by an exit that something raised in it"
+                    ) from None
     except BaseException:
         future.cancel()  # after an interrupt; otherwise it is done, and nothing happens
         raise
@@ -92,7 +97,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 def _running() -> _Background:
     global _background
     with _lock:
-        if _background is None:
+        if _background is None or not _background.thread.is_alive():
             _background = _Background()
         return _background
 

@@ -374,7 +374,23 @@ def test_ties_between_letters_keep_the_input_order() -> None:
 
 
 def test_very_small_probabilities_keep_their_order() -> None:
-    assert order_of_first_token({"A": -9999.0, "B": -5000.0, " B": -1e300}, 2) == Order((1, 0))
+    assert order_of_first_token({"A": -900.0, "B": -800.0, " B": -1e300, "C": 0.0}, 3) == Order((2, 1, 0))
+
+
+@pytest.mark.parametrize("log_probability", [-9999.0, -math.inf])
+def test_a_letter_of_which_nothing_is_told_is_none(log_probability: float) -> None:
+    with pytest.raises(ReplyError, match="1 of 4 passages"):
+        order_of_first_token({"A": 0.0, **dict.fromkeys("BCD", log_probability)}, 4)
+
+
+@pytest.mark.parametrize(("share", "there"), [(0.09, False), (0.11, True)])
+def test_letters_of_little_mass_say_nothing(share: float, there: bool) -> None:
+    found = {"B": math.log(share * 0.75), "A": math.log(share * 0.25), "The": math.log(1 - share)}
+    if there:
+        assert order_of_first_token(found, 2) == Order((1, 0))
+    else:
+        with pytest.raises(ReplyError, match="hardly ever"):
+            order_of_first_token(found, 2)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ class TestRun:
             loop.run(is_cancelled())
         assert loop.run(answer()) == 42
 
+    # The thread's own last words: an exit that nobody handles.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("exit_", [SystemExit, KeyboardInterrupt])
+    def test_an_exit_in_it_does_not_hang_who_waits_and_the_next_call_works(self, exit_):
+        async def leaves():
+            raise exit_
+
+        with pytest.raises(RuntimeError, match="ended by an exit"):
+            loop.run(leaves())
+        assert loop.run(answer()) == 42
+
     def test_works_inside_a_running_loop(self):
         async def main():
             return loop.run(answer()), await answer()
