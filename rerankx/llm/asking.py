@@ -161,7 +161,7 @@ class Asking(Service):
         """Return name, model, address, the prompt's id, and a digest of the options and prompt parts that change a score."""
         names = [*names, "passage_tokens", "context_tokens", "max_output_tokens", "extra"]
         options = [(name, self._given[name]) for name in names]
-        of = [options, sorted(self._lacks), [version(name) for name in [*parts, "again"]], *more]
+        of = [options, self._chat.settings, sorted(self._lacks), [version(name) for name in [*parts, "again"]], *more]
         digest = sha256(repr(of).encode()).hexdigest()[:12]
         return f"{self.name}:{self.model}@{self._address}:{template}:{digest}"
 

@@ -83,6 +83,8 @@ class Chat(ABC):
     """As its provider names it."""
     address: str
     """Where it is: a URL, or "langchain:ChatOpenAI". Nothing secret."""
+    settings: str = ""
+    """What else of it changes an answer, as far as it tells: for a fingerprint's digest, and never shown."""
     host: str = ""
     """Who serves it, as in a list of prices: "api.openai.com". "" where nobody says."""
     key: Secret | None = None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import FunctionType
 from typing import Any, get_args
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from rerankx.errors import ReplyError
 from rerankx.llm.chat import Chat, Feature, Messages, Reply, Wish, in_thread
@@ -33,6 +36,7 @@ class FunctionChat(Chat):
         self._function = function
         self.model = _name(function)
         self.address = f"function:{self.model}"
+        self.settings = _identity(function)
 
     async def ask(self, messages: Messages, wish: Wish, *, blocking: bool) -> Reply:
         """Return the reply, of which nobody says why it ended. Nothing of the wish is granted.
@@ -64,6 +68,20 @@ def _is_async(function: Function) -> bool:
     while isinstance(inner, partial):
         inner = inner.func
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
+
+
+def _identity(function: Function) -> str:
+    """Return what tells a function from others, also from those of the same name."""
+    if isinstance(function, FunctionType) and "<" not in function.__qualname__:
+        return f"{function.__module__}.{function.__qualname__}"
+    unique = uuid4().hex
+    try:
+        return _identities.setdefault(function, unique)
+    except TypeError:  # no weak reference, or no hash
+        return unique
+
+
+_identities: WeakKeyDictionary[Function, str] = WeakKeyDictionary()
 
 
 def _name(function: object) -> str:

@@ -45,6 +45,7 @@ class LangChainChat(Chat):
         self.model = next((name for name in names if isinstance(name, str) and name), type(model).__name__)
         self.address = f"langchain:{type(llm).__name__}"
         self.host = _host(model)
+        self.settings = _settings(llm)
         profile = getattr(model, "profile", None)
         self._profile: Mapping[str, object] = profile if isinstance(profile, Mapping) else {}
         if not self._is_chat:
@@ -123,6 +124,16 @@ def _inner(llm: Any) -> Any:
             break
         llm = wrapped
     return llm
+
+
+def _settings(llm: Any) -> str:
+    """Return how a model was made, with the names of its secrets in their place."""
+    try:
+        return json.dumps(
+            llm, sort_keys=True, default=lambda held: held.to_json() if hasattr(held, "to_json") else repr(held)
+        )
+    except Exception:  # of what somebody put into it
+        return repr(llm)
 
 
 def _host(model: object) -> str:

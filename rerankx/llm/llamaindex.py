@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from inspect import unwrap
@@ -40,6 +41,7 @@ class LlamaIndexChat(Chat):
         )
         self.address = f"llamaindex:{type(llm).__name__}"
         self.host = _host(llm)
+        self.settings = _settings(llm)
         # Others take options of their own: what they do with these nobody knows.
         self._takes_options = is_a(llm, "llama_index.llms.openai.base", "OpenAI") and bool(
             getattr(told, "is_chat_model", False)
@@ -90,6 +92,15 @@ def _metadata(llm: Any) -> object:
         return llm.metadata
     except Exception:  # OpenAI's class raises for a model that it does not know
         return None
+
+
+def _settings(llm: Any) -> str:
+    """Return how an LLM was made, but for its key."""
+    try:
+        told = {name: value for name, value in llm.to_dict().items() if name != "api_key"}
+        return json.dumps(told, sort_keys=True, default=repr)
+    except Exception:  # of what somebody put into it
+        return repr(llm)
 
 
 def _host(llm: object) -> str:

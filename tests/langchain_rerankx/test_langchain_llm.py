@@ -181,6 +181,16 @@ def test_openais_own_address_is_known():
     assert chat_of(ChatOpenAI(model="gpt-4o-mini", api_key=KEY)).host == "api.openai.com"
 
 
+def test_what_changes_an_answer_is_in_the_settings_and_the_key_is_not():
+    def settings(**options):
+        return chat_of(ChatOpenAI(model="m", api_key=KEY, **options)).settings
+
+    assert settings() == settings() != settings(temperature=0.5)
+    bound = ChatOpenAI(model="m", api_key=KEY).bind(stop=["x"])
+    assert chat_of(bound).settings not in (settings(), chat_of(bound.bind(stop=["y"])).settings)
+    assert KEY not in settings() + chat_of(bound).settings
+
+
 def test_the_context_is_what_the_profile_says():
     async def context(llm):
         return await chat_of(llm).context_tokens()

@@ -182,6 +182,14 @@ def test_openais_own_address_is_known():
     assert asyncio.run(chat.context_tokens()) == 128_000
 
 
+def test_what_changes_an_answer_is_in_the_settings_and_the_key_is_not():
+    def settings(**options):
+        return chat_of(OpenAILike(model="m", api_key=KEY, **options)).settings
+
+    assert settings() == settings() != settings(temperature=0.5)
+    assert KEY not in settings()
+
+
 def test_a_model_that_llamaindex_does_not_know_has_no_context():
     chat = chat_of(OpenAI(model="mine", api_key=KEY))
     assert chat.model == "mine"

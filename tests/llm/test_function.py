@@ -10,6 +10,7 @@ import threading
 import traceback
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from typing import get_args
 
 import httpx
@@ -349,6 +350,34 @@ def test_a_cause_tells_more_than_what_wraps_it(ask):
             raise RuntimeError("my client failed") from reason
 
     assert fault_in(ask, function).timed_out
+
+
+# What tells one from another.
+
+
+def test_a_function_that_can_be_imported_is_told_by_its_name():
+    assert FunctionChat(coroutine).settings == FunctionChat(coroutine).settings == f"{__name__}.coroutine"
+
+
+def test_functions_of_one_name_are_told_apart():
+    one, other = (lambda messages, answer=answer: answer for answer in "ab")
+    assert one.__qualname__ == other.__qualname__
+    assert FunctionChat(one).settings == FunctionChat(one).settings != FunctionChat(other).settings
+
+
+def test_objects_of_one_class_are_told_apart():
+    one, other = Model(), Model()
+    assert FunctionChat(one).settings == FunctionChat(one).settings != FunctionChat(other).settings
+
+
+@dataclass
+class Unhashable:
+    def __call__(self, messages):
+        return ""
+
+
+def test_an_object_that_has_no_hash_is_told_apart_from_its_equals():
+    assert FunctionChat(Unhashable()).settings != FunctionChat(Unhashable()).settings
 
 
 # What an llm= may be.
