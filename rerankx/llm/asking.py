@@ -203,9 +203,9 @@ class Asking(Service):
             ReplyError: No answer, and none when it was asked again.
             BackendError: No reply.
         """
-        problem, barred = "", frozenset[Feature]()
+        problems, barred = list[str](), frozenset[Feature]()
         for last in (False, True):
-            again = part("again").replace("{problem}", neutralised(problem)) if problem else ""
+            again = part("again").replace("{problem}", neutralised(problems[0])) if problems else ""
             reply = await self._reply(job, question, barred, again)
             if reply is None:
                 return None
@@ -213,7 +213,7 @@ class Asking(Service):
                 answer, repairs = read(reply)
             except ReplyError as error:
                 self.tally.failed()
-                problem = _problem(reply, error)
+                problems.append(_problem(reply, error))
                 barred = frozenset({"schema"})  # an answer in another form, perhaps
                 if last or reply.ended == "filter":  # which it would be again
                     break
@@ -221,7 +221,9 @@ class Asking(Service):
                 self.tally.answered([*repairs, *(["cut off"] if reply.ended == "length" else [])])
                 job.answers += 1
                 return answer
-        raise ReplyError(f"{self.name}:{self.model}: {problem}{'; it was asked twice' if last else ''}")
+        at_first = f", at first: {problems[0]}" if problems[0] != problems[-1] else ""
+        twice = f"; it was asked twice{at_first}" if last else ""
+        raise ReplyError(f"{self.name}:{self.model}: {problems[-1]}{twice}")
 
     async def _reply(
         self,
