@@ -21,7 +21,10 @@ pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rera
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.vectorstores import InMemoryVectorStore
 
@@ -56,6 +59,20 @@ class Ranker:
         return sorted(
             (SimpleNamespace(doc_id=i, score=-len(text)) for i, text in enumerate(docs)), key=lambda r: -r.score
         )
+
+
+class Says(FakeListChatModel):
+    """A chat model with structured output, as `LLMListwiseRerank` needs it."""
+
+    def with_structured_output(self, schema, **kwargs):
+        return self | PydanticOutputParser(pydantic_object=schema)
+
+
+def shortest_of(messages):
+    """Answer what rerankx asks with the shortest passage first."""
+    (message,) = messages
+    shown = re.findall(r'^<passage id="(\d+)">\n(.+)\n</passage>$', message["content"], re.MULTILINE)
+    return " > ".join(f"[{label}]" for label, text in sorted(shown, key=lambda one: len(one[1])))
 
 
 class FromList(BaseRetriever):
@@ -95,6 +112,7 @@ def names():
         "model": Shortest(),
         "compressor": CrossEncoderReranker(model=Shortest(), top_n=50),
         "ranker": Ranker(),
+        "llm": RunnableLambda(shortest_of),
         "old_retriever": everything,
         "queries": ["which"],
     }
@@ -220,6 +238,26 @@ def test_our_code_returns_the_best_of_the_candidates(code, names, request):
     if "rerank(store.as_retriever(), compressor" not in code:
         assert all("relevance_score" in document.metadata for document in found)
     assert all(document.id for document in found)
+
+
+def test_what_the_listwise_reranker_of_langchain_does_is_as_stated():
+    pytest.importorskip("langchain_classic", reason="needs: pip install langchain-classic")
+    from langchain_classic.retrievers.document_compressors import LLMListwiseRerank
+
+    def theirs(*ids):
+        llm = Says(responses=[f'{{"ranked_document_ids": {list(ids)}}}'])
+        documents = [Document(text) for text in "abcd"]
+        return LLMListwiseRerank.from_llm(llm, top_n=9).compress_documents(documents, "which")
+
+    def ours(answer):
+        return rerank(from_pages(*"abcd"), "listwise", llm=lambda messages: answer).invoke("which")
+
+    assert signature(LLMListwiseRerank).parameters["top_n"].default == 3
+    assert content(theirs(2, 0, 2, -1)) == ["c", "a", "c", "d"]
+    assert theirs(2)[0].metadata == {}
+    with pytest.raises(IndexError):
+        theirs(4)
+    assert scored(ours("[3] > [1] > [3] > [9]")) == [("c", 1.0), ("a", 0.75), ("b", 0.5), ("d", 0.25)]
 
 
 def test_the_two_models_of_the_hub_and_the_stand_ins_have_opinions_of_their_own(hub):

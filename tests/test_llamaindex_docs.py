@@ -32,7 +32,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from llamaindex_rerankx import Rerank, RerankedNode, rerank
-from rerankx import AuthenticationError, BackendError, RateLimitError, Reranker, as_yaml
+from rerankx import AuthenticationError, BackendError, RateLimitError, ReplyError, Reranker, as_yaml
 from rerankx.backends.cross_encoder import CrossEncoder as OurCrossEncoder
 from rerankx.backends.flashrank import REPOSITORY, FlashRank
 from rerankx.catalogue import FLASHRANK
@@ -67,11 +67,13 @@ class CrossEncoder:
 
 
 class Ordering(MockLLM):
-    """Answers RankGPT with the shortest passage first."""
+    """Answers RankGPT, and ours, with the shortest passage first."""
 
     def chat(self, messages, **kwargs):
-        shown = [re.match(r"\[(\d+)] (\w+)$", str(message.content)) for message in messages]
-        order = sorted((match for match in shown if match), key=lambda match: len(match[2]))
+        said = "\n".join(str(message.content) for message in messages)
+        theirs, ours = r"^\[(\d+)] (\w+)$", r'^<passage id="(\d+)">\n(.+)\n</passage>$'
+        shown = [*re.finditer(theirs, said, re.MULTILINE), *re.finditer(ours, said, re.MULTILINE)]
+        order = sorted(shown, key=lambda match: len(match[2]))
         answer = " > ".join(f"[{match[1]}]" for match in order)
         return ChatResponse(message=ChatMessage(role="assistant", content=answer))
 
@@ -318,9 +320,10 @@ def test_the_names_in_the_first_table_keep_the_model(line, names, hub, request):
     if "cohere" in line:
         request.getfixturevalue("cohere")()
     line = line.replace("NAME", FLASH[0] if "flashrank" in line else MINILM)
-    found = eval(line, {"rerank": rerank, "engine": names["index"].as_query_engine()}).query(QUERY).source_nodes
+    scope = {"rerank": rerank, "engine": names["index"].as_query_engine(), "llm": names["llm"]}
+    found = eval(line, scope).query(QUERY).source_nodes
     candidates = [node.text for node in names["index"].as_retriever(similarity_top_k=20).retrieve(QUERY)]
-    order = shortest_first if "cohere" in line else judge(hub, line)
+    order = judge(hub, line) if of_the_hub(line) else shortest_first
     assert [node.text for node in found] == order(candidates)[:5]
 
 
@@ -336,9 +339,9 @@ def test_the_commands_do_what_they_should(command, hub, capsys):
     assert all(word in shown for word in ([MINILM, FLASH[0]] if command == "models" else ["onnx", "cpu"]))
 
 
-def test_the_order_of_an_llm_reranker_stays(names):
+def test_the_order_of_an_llm_reranker_stays():
     theirs = RankGPTRerank(llm=Ordering(), top_n=99).postprocess_nodes(nodes(*TEXTS), query_str=QUERY)
-    ours = listwise(names, RankGPTRerank(llm=Ordering(), top_n=99)).postprocess_nodes(nodes(*TEXTS), query_str=QUERY)
+    ours = Rerank("listwise", llm=Ordering()).postprocess_nodes(nodes(*TEXTS), query_str=QUERY)
     assert [node.text for node in ours] == [node.text for node in theirs] != TEXTS
 
 
@@ -427,24 +430,21 @@ def test_our_defaults_are_as_stated():
     }
 
 
-def listwise(names, postprocessor):
-    code = next(code for _, code in BLOCKS if "class Listwise" in code)
-    exec(compile(code, "guide", "exec"), names)
-    return Rerank(names["Listwise"](postprocessor))
-
-
-def test_around_an_llm_reranker_nothing_is_lost_and_nothing_comes_twice(names):
+def test_what_an_llm_does_not_list_and_lists_twice_is_there_once_as_stated():
     theirs = LLMRerank(llm=says("Doc: 2, Relevance: 9\nDoc: 3, Relevance: 8\nDoc: 2, Relevance: 7"))
     texts = ["a", "b", "c", "d"]
     assert [node.text for node in theirs.postprocess_nodes(nodes(*texts), query_str=QUERY)] == ["b", "c", "b"]
-    found = listwise(names, theirs).postprocess_nodes(nodes(*texts), query_str=QUERY)
-    assert [(node.text, node.score) for node in found] == [("b", 1.0), ("c", 0.75), ("a", 0.0), ("d", 0.0)]
+    found = Rerank("listwise", llm=says("[2] > [3] > [2] > [-9]")).postprocess_nodes(nodes(*texts), query_str=QUERY)
+    assert [(node.text, node.score) for node in found] == [("b", 1.0), ("c", 0.75), ("a", 0.5), ("d", 0.25)]
 
 
-def test_around_an_llm_reranker_a_reply_without_a_list_is_told(names):
+def test_an_answer_that_is_no_ranking_is_told_as_stated():
     llm = says("I cannot say.")
     assert LLMRerank(llm=llm).postprocess_nodes(nodes("a", "b"), query_str=QUERY) == []
-    found = listwise(names, LLMRerank(llm=llm)).postprocess_nodes(nodes("a", "b"), query_str=QUERY)
+    with pytest.raises(ReplyError):
+        Rerank("listwise", llm=llm).postprocess_nodes(nodes("a", "b"), query_str=QUERY)
+    lenient = Rerank("listwise", llm=llm, on_bad_reply="input_order")
+    found = lenient.postprocess_nodes(nodes("a", "b"), query_str=QUERY)
     assert [(node.text, node.degraded) for node in found] == [("a", "incomplete"), ("b", "incomplete")]
 
 
@@ -670,7 +670,7 @@ SERVICES = [
     row.strip("| ").split(" | ")[:2]
     for row in ROWS
     if re.search(r'\| `rerank\(engine, "[\w-]+(:NAME)?"', row)
-    and not row.startswith(("| `CohereRerank", "| `Sent", "| `Flash"))
+    and not row.startswith(("| `CohereRerank", "| `Sent", "| `Flash", "| `LLM"))
 ]
 
 

@@ -22,13 +22,12 @@ _Judged = tuple[float, str] | BackendError
 class Judge(Asking):
     """Grades each text by asking a language model about it alone: one question per text.
 
-        Reranker("judge", llm=ChatOpenAI(model="gpt-5-mini"))
+        Reranker("judge", llm=ChatOpenAI(model="gpt-6-luna"))
         Reranker("judge:qwen3", base_url="http://localhost:8000/v1", grades="yes-no")
 
     The score is the grade that is to be expected by the log-probabilities of the model's one token, a number between the grades,
     where the model tells them; else it is the grade that it writes, and equal grades keep the order in which the texts came.
-    `details` say
-    which: {"grade_from": "log-probabilities"} or {"grade_from": "text"}.
+    `details` say which: {"grade_from": "log-probabilities"} or {"grade_from": "text"}.
 
     Where time or a budget runs out, the texts that were not judged are not scored, with `degraded="deadline"`.
 

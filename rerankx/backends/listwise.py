@@ -22,16 +22,15 @@ STRATEGIES: Mapping[str, Strategy] = {"sliding": sliding, "first-token": sliding
 _TOKENS_PER_ID, _TOKENS_BESIDE = 6, 60  # of an answer, as JSON; more are reserved where a model thinks aloud
 _FENCE_TOKENS = 16
 _FEWEST_TOKENS = 48  # of a passage: rather fewer passages at a time than less of each
-_MOST_LETTERS = (
-    20  # OpenAI tells the log-probabilities of 20 tokens: https://platform.openai.com/docs/api-reference/chat
-)
+# OpenAI tells the log-probabilities of 20 tokens: https://platform.openai.com/docs/api-reference/chat
+_MOST_LETTERS = 20
 
 
 class Listwise(Asking):
     """Orders texts by asking a language model for the order of a few at a time.
 
-        Reranker("listwise", llm=ChatOpenAI(model="gpt-5-mini"))
-        Reranker("listwise:gpt-5-mini")
+        Reranker("listwise", llm=ChatOpenAI(model="gpt-6-luna"))
+        Reranker("listwise:gpt-6-luna")
         Reranker("listwise:qwen3", base_url="http://localhost:8000/v1")
 
     Windows of 20 passages slide from the back of the list to its front, so texts must come best first, as a retriever returns
@@ -88,8 +87,7 @@ class Listwise(Asking):
         ValueError: An argument out of its range, or neither a model nor an llm.
 
     Source: Sun et al., EMNLP 2023, arXiv:2304.09542 (sliding); Reddy et al., EMNLP 2024, arXiv:2406.15657 (first-token); Tang et
-        al.,
-    NAACL 2024, arXiv:2310.07712 (shuffles).
+    al., NAACL 2024, arXiv:2310.07712 (shuffles).
     """
 
     name = "listwise"
@@ -230,7 +228,9 @@ class _Listing:
         places = list(range(len(window)))
         asked = [places]
         for i in range(self._backend.shuffles):
-            asked.append(random.Random(f"{self._backend.seed} {i} {window}").sample(places, len(places)))  # noqa: S311
+            # Of other orders for other texts: what is the same each time would favour the same places each time.
+            chance = random.Random(f"{self._backend.seed} {i} {[self._shown[index] for index in window]}")  # noqa: S311
+            asked.append(chance.sample(places, len(places)))
         orders = [
             order for order in await together([self._order(window, shown) for shown in asked]) if order is not None
         ]
