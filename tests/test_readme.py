@@ -32,6 +32,7 @@ def names():
     index = VectorStoreIndex.from_documents([Document(text=text) for text in texts])
     with FaultStage() as cohere, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CO_API_KEY", "key")
+        patch.setenv("OPENAI_API_KEY", "key")
         patch.setenv("CO_API_URL", cohere.address())
         yield {"retriever": store.as_retriever(), "index": index}
 
