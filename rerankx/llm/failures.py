@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -84,7 +86,13 @@ def fault_of(error: BaseException, *, address: str, texts: Sequence[str] = ()) -
             found = kind_of(one, address, texts)
             if found is not None:
                 return found
-    return Fault(BackendError, f"the model raised {type(error).__name__}", billed=True)
+    return Fault(BackendError, f"the model raised {type(error).__name__}{_where(error)}", billed=True)
+
+
+def _where(error: BaseException) -> str:
+    """Return the line that raised it, which may be the caller's own; of what it says nothing is told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def status_of(error: BaseException) -> int | None:

@@ -352,7 +352,7 @@ def test_what_langchain_cannot_read_is_a_fault_without_its_words(ask, wish, said
     with ChatStage(lambda body: said) as stage:
         fault = problem_in(ask, model(stage), wish)
     assert fault.error is BackendError
-    assert re.fullmatch(r"the model raised \w+Error", fault.words)
+    assert re.fullmatch(r"the model raised \w+Error \(\w+.py, line \d+\)", fault.words)
     assert fault.billed
     assert not fault.again
 

@@ -149,12 +149,14 @@ def test_a_generator_is_no_reply(ask):
     assert "returned async_generator, not a str" in fault_in(ask, streaming).words
 
 
-def test_an_exception_is_a_fault_without_its_words(ask):
+def test_an_exception_is_a_fault_without_its_words_but_with_its_line(ask):
     def function(messages):
         raise ValueError(f"the key {KEY} does not like {messages[0]['content']}")
 
     fault = fault_in(ask, function)
-    assert (fault.error, fault.words) == (BackendError, "the model raised ValueError")
+    line = function.__code__.co_firstlineno + 1
+    assert fault.error is BackendError
+    assert fault.words == f"the model raised ValueError (test_function.py, line {line})"
     assert fault.billed
     assert not fault.again
     shown = "".join(traceback.format_exception(fault))
@@ -231,7 +233,7 @@ def test_a_cancellation_that_is_not_ours_is_a_fault(ask):
         task.cancel()
         await task
 
-    assert fault_in(ask, function).words == "the model raised CancelledError"
+    assert fault_in(ask, function).words.startswith("the model raised CancelledError (")
 
 
 def test_an_error_of_rerankxs_passes_as_what_it_is(ask):
