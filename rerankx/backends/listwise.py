@@ -228,8 +228,9 @@ class _Listing:
         places = list(range(len(window)))
         asked = [places]
         for i in range(self._backend.shuffles):
-            # Of other orders for other texts: what is the same each time would favour the same places each time.
-            chance = random.Random(f"{self._backend.seed} {i} {[self._shown[index] for index in window]}")  # noqa: S311
+            # Other orders for another query: the same ones each time would favour the same places each time. The passages, whose
+            # authors might choose them for it, have no say in it.
+            chance = random.Random(f"{self._backend.seed} {i} {window} {self._query}")  # noqa: S311
             asked.append(chance.sample(places, len(places)))
         orders = [
             order for order in await together([self._order(window, shown) for shown in asked]) if order is not None

@@ -18,6 +18,9 @@ class Floor(Backend):
     neither can the retriever: what they have far down is kept out of the first `top` places and follows right after them. Its
     `details` say where it was: {"floor_rank": 41, "held_back_from": 1}. Nothing is lost.
 
+    Either can be given the words of the query, though: a passage that repeats them, or whose author knows them, is not far down
+    with who reads for words, as the embedded reranker and keyword search do.
+
     The scores are ranks. What the backend leaves unscored stays so. Where the floor fails, the ranking fails: no floor is no
     protection.
 
