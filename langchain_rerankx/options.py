@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pickle import HIGHEST_PROTOCOL
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from langchain_core.load import dumpd
+from langchain_core.load.serializable import Serializable
+from pydantic import SecretBytes, SecretStr
 
 import rerankx
 
@@ -14,10 +17,10 @@ _SECRET = re.compile(
     r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|cred|auth(?!or(?!iz))|cookie|bearer|passphrase|signature|jwt",
     re.IGNORECASE,
 )
-_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&]*(key|token|sig|secret)[^=&]*=", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&\s]*(key|token|sig|secret)[^=&\s]*=", re.IGNORECASE)
 
-# What shows itself without telling more than it should; anything else may be a client that holds a key.
-_PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes, BaseModel)
+# What shows itself without telling more than it should; anything else may be a client or a model that holds a key.
+_PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes)
 
 
 class Options(Mapping[str, object]):
@@ -61,11 +64,12 @@ class Options(Mapping[str, object]):
         return len(self._options)
 
     def shown(self) -> dict[str, object]:
-        """Return the options for others to see: objects of unknown kinds by their type alone."""
-        return {
-            name: _mapped(name, value, lambda _, held: held if isinstance(held, _PLAIN) else Opaque(held))
-            for name, value in self._options.items()
-        }
+        """Return the options for others to see: objects, such as a model, by their type alone."""
+        return {name: _mapped(name, value, _plain) for name, value in self._options.items()}
+
+    def written(self) -> dict[str, object]:
+        """Return the options as `dumpd` may write them: objects too, where `load` can make them again and no key is told."""
+        return {name: _mapped(name, value, _writable) for name, value in self._options.items()}
 
     def __repr__(self) -> str:
         return repr(self.shown())
@@ -74,17 +78,32 @@ class Options(Mapping[str, object]):
         return Options(self._options)  # a client among them is shared: most cannot be copied
 
     def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
-        return Options, (self._options,)  # a copy makes its own backend
+        named: set[str] = set()
+        for backend in self._backends.values():
+            # It refuses what it would refuse of its own: headers, a model, a client.
+            backend.__reduce_ex__(HIGHEST_PROTOCOL)
+            named |= backend.secrets.keys()
+        kept = {name: value for name, value in self._options.items() if name not in named}
+        if secret := sorted(name for name, value in kept.items() if _holds_secret(value)):
+            raise TypeError(
+                f"{', '.join(secret)} may hold secrets, and a pickle holds none: make the reranker where it is used"
+            )
+        return Options, (kept,)  # a copy makes its own backend, which reads its keys from the environment
 
 
 class Opaque:
-    """Stands for an object whose own `repr` is not to be trusted with a key; its own says of what type that is."""
+    """Stands for an object whose own `repr` is not to be trusted with a key; its own says of what type that is.
 
-    def __init__(self, held: object) -> None:
-        self._kind = type(held).__name__
+    Args:
+        held: The object.
+        hint: What else to say.
+    """
+
+    def __init__(self, held: object, hint: str = "") -> None:
+        self._shown = f"<{type(held).__name__}{hint}>"
 
     def __repr__(self) -> str:
-        return f"<{self._kind}>"
+        return self._shown
 
 
 def _mapped(path: str, value: object, change: Callable[[str, object], object]) -> object:
@@ -108,6 +127,36 @@ def _masked(path: str, value: object) -> object:
     if not (_SECRET.search(path) or (isinstance(value, str) and _SECRET_IN_URL.search(value))):
         return value
     return SecretBytes(value) if isinstance(value, bytes) else SecretStr(value) if isinstance(value, str) else value
+
+
+def _holds_secret(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_secret, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_holds_secret, value))
+    return isinstance(value, SecretStr | SecretBytes)
+
+
+def _plain(path: str, value: object) -> object:
+    return value if isinstance(value, _PLAIN) else Opaque(value)
+
+
+def _writable(path: str, value: object) -> object:
+    if isinstance(value, _PLAIN) or (isinstance(value, Serializable) and _tells_no_secret(path, dumpd(value))):
+        return value
+    return Opaque(value, ": not written; put the object itself here before load()")
+
+
+def _tells_no_secret(path: str, dumped: object) -> bool:
+    """Return whether what `dumpd` wrote of an object is all that makes it, and holds no key but by its name."""
+    if isinstance(dumped, Mapping):
+        kind = dumped.get("type") if dumped.get("lc") == 1 else None
+        if kind in ("secret", "not_implemented"):
+            return bool(kind == "secret")
+        return all(_tells_no_secret(f"{path}.{name}", item) for name, item in dumped.items())
+    if isinstance(dumped, list):
+        return all(_tells_no_secret(_path_to(item, path), item) for item in dumped)
+    return _masked(path, dumped) is dumped
 
 
 def _revealed(path: str, value: object) -> object:

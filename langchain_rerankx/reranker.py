@@ -16,6 +16,7 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
 from pydantic import (
@@ -30,6 +31,7 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
 
 import rerankx
@@ -53,11 +55,13 @@ def _as_options(value: object) -> object:
 
 
 def _as_fallback(value: object) -> object:
+    if isinstance(value, BaseLanguageModel):  # which pydantic would take for a sequence
+        raise TypeError(f"fallback must be a name, a rerankx.Backend or several of them, not {type(value).__name__}")
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_dict(options: Options) -> dict[str, object]:
-    return dict(options)
+def _as_json(options: Options) -> object:
+    return to_jsonable_python(options.shown(), serialize_unknown=True)
 
 
 def _saying_what_was_given(value: object, check: ValidatorFunctionWrapHandler) -> object:
@@ -79,6 +83,18 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
 
     What comes back are copies of the documents with their score, in [0, 1], in the metadata; the ones that went in are not
     changed. (Dicts, lists, tuples and sets in the metadata are copied too, other objects are shared.)
+
+    With a language model, which keeps its own callbacks, and whose runs are beneath the reranker's:
+
+        Reranker("listwise", llm=ChatOpenAI(model="gpt-6-luna"), top_n=5)
+        Reranker("judge", llm=ChatOpenAI(model="gpt-6-luna"), min_score=0.5)
+
+    `repr` and `model_dump_json` show it by its type; `dumpd` writes it where `load` can make it again and no key is told, else
+    `load` says that it is missing. What streams the tokens of a chat to a user streams the model's, too, unless it is told not
+    to: LangGraph does not those of a model with `tags=["nostream"]`.
+
+    A pickle holds no key: it is read from the environment where it is used. What cannot be read there, such as headers or a
+    language model, does not pickle. Copies have both.
 
     Every call is one run of type "chain" in the trace, with backend, model, counts, time, usage and `degraded` in its metadata,
     and who answered, where that is another than was asked. What failed on the way to a result is a failed run beneath it; a call
@@ -111,7 +127,10 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     ] = None
     """Who is asked where the backend fails: a name, a `rerankx.Backend`, or several in their order, as in `rerankx.Fallback`."""
     options: Annotated[
-        Options, BeforeValidator(_as_options), PlainSerializer(_as_dict), WithJsonSchema({"type": "object"})
+        Options,
+        BeforeValidator(_as_options),
+        PlainSerializer(_as_json, when_used="json"),
+        WithJsonSchema({"type": "object"}),
     ] = Field(default_factory=Options)
     """The backend's own options, not the fallback's, a mapping; only with a name. Secrets in it are masked wherever it is
     shown."""
@@ -136,6 +155,8 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     )
 
     def __init__(self, backend: str | rerankx.Backend | rerankx.Reranker = "embedded", **fields: object) -> None:
+        for given in (backend, fields.get("model")):
+            refuse_language_model(given)
         if isinstance(backend, str):
             fields = _with_options(fields, type(self).model_fields)
         super().__init__(backend=backend, **fields)  # type: ignore[call-arg] # mypy looks at the first base alone
@@ -237,9 +258,19 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
             if "fallback" in kwargs:
                 kwargs["fallback"] = _shown(self.fallback)
             if "options" in kwargs:
-                kwargs["options"] = {name: held for name, held in self.options.shown().items() if name not in secrets}
+                kwargs["options"] = {name: held for name, held in self.options.written().items() if name not in secrets}
             kwargs |= {name: {"lc": 1, "type": "secret", "id": [variable]} for name, variable in secrets.items()}
         return dumped
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return what a pickle holds: no key, which a copy reads from the environment.
+
+        Raises:
+            TypeError: An option is, or may hold, what a copy could not read there, such as headers or a language model.
+        """
+        if isinstance(self.backend, str) and self.options:
+            self.options.backend(self.backend, self.model)  # which knows what of its options is secret
+        return super().__getstate__()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a copy that uses the same backend object, whose model may be large or hold a lock."""
@@ -375,6 +406,12 @@ def _with_options(fields: Mapping[str, object], known: Container[str]) -> dict[s
     if twice := sorted(rest.keys() & options.keys()):
         raise TypeError(f"{', '.join(twice)} given twice, as a keyword and in options")
     return {**own, "options": {**options, **rest}}
+
+
+def refuse_language_model(given: object) -> None:
+    """Raise a TypeError that says what to write, where a language model is given in place of a name or a reranker."""
+    if isinstance(getattr(given, "bound", given), BaseLanguageModel):
+        raise TypeError(f'{type(given).__name__} is a language model, no reranker or name: write "listwise", llm=...')
 
 
 def _nearest_field(names: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ from langchain_rerankx.candidates import (
     most_to_choose_from,
     own_number,
 )
-from langchain_rerankx.reranker import Number, Reranker, RerankInput, not_default
+from langchain_rerankx.reranker import Number, Reranker, RerankInput, not_default, refuse_language_model
 
 
 def rerank(
@@ -61,6 +61,7 @@ def rerank(
     """Return a retriever that asks `retriever` and puts the best of its documents first.
 
         retriever = rerank(retriever, top_n=5, candidates=50)
+        retriever = rerank(retriever, "listwise", llm=ChatOpenAI(model="gpt-6-luna"), top_n=5, candidates=20)
 
     It takes the place of `retriever` wherever that stood. Name, tags and retries are arguments here, or belong on `retriever`:
     what `with_config()` and its kind return is no longer a retriever to those who ask for one.
@@ -84,9 +85,9 @@ def rerank(
         metadata: Metadata of its runs.
         score_key: Where the score goes in the metadata, over what is there; None writes none.
         on_ranking: Called with every `rerankx.Ranking`.
-        **options: The backend's own options. They and `model` need a name; a `rerankx.Reranker` also has its own `fallback`,
-            `on_error`, `deadline_s` and `on_ranking`; any other reranker has all settings of its own, and only `top_n` cuts what
-            it returns.
+        **options: The backend's own options, such as the `llm` of "listwise" and "judge". They and `model` need a name; a
+            `rerankx.Reranker` also has its own `fallback`, `on_error`, `deadline_s` and `on_ranking`; any other reranker has all
+            settings of its own, and only `top_n` cuts what it returns.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -148,6 +149,7 @@ def _as_retriever(value: object) -> Runnable[str, list[Document]]:
 def _as_reranker(value: object) -> Runnable[RerankInput, list[Document]] | BaseDocumentCompressor:
     if isinstance(value, str | rerankx.Backend | rerankx.Reranker):
         return Reranker(value)
+    refuse_language_model(value)
     if isinstance(value, Runnable | BaseDocumentCompressor):
         return value
     if hasattr(value, "score"):

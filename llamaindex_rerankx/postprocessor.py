@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from inspect import signature
 from os import PathLike, fspath
+from pickle import HIGHEST_PROTOCOL
 from typing import Annotated, Any, Literal
 
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.bridge.pydantic import (
     BaseModel,
     ConfigDict,
@@ -27,13 +30,15 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-from pydantic import WithJsonSchema
+from llama_index.core.settings import Settings
+from pydantic import SecretBytes, SecretStr, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from llamaindex_rerankx.nodes import RerankedNode, reranked_nodes, with_scores
-from rerankx import Attempt, Backend, BackendError, Ranking, Reranker, Scale
+from rerankx import Attempt, Backend, BackendError, Fallback, Ranking, Reranker, Scale
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger("rerankx")
@@ -44,8 +49,12 @@ _SECRET = re.compile(
     r"api.?key|key(?!_|word)|token(?!i)|secret|passw|pwd|cred|auth(?!or(?!iz))|cookie|bearer|passphrase|signature|jwt",
     re.IGNORECASE,
 )
-_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&]*(key|token|sig|secret)[^=&]*=", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&\s]*(key|token|sig|secret)[^=&\s]*=", re.IGNORECASE)
 _UNWRITABLE = object()
+
+_ASKING = ("listwise", "judge")
+"""Backends that ask a language model."""
+_making = threading.Lock()
 
 
 class Rerank(BaseNodePostprocessor):
@@ -56,9 +65,19 @@ class Rerank(BaseNodePostprocessor):
     Returns new `RerankedNode` objects around the same node objects; nothing that came in is changed, metadata included: prompts,
     embeddings and hashes stay as they were. Nodes without text are never sent to the backend; they come last, with score 0.0.
 
-    `to_dict` holds no function, no object such as a client among the options, and no option whose name suggests a secret: give
-    those to `from_dict` again, or have the backend read them from the environment. A `Backend` object does not survive
-    `to_dict`; it does survive pickle.
+    "listwise" and "judge" ask a language model: `llm`, an LLM of LlamaIndex's, or else `Settings.llm`.
+
+        Rerank("listwise", top_n=5)
+        Rerank("judge", llm=OpenAI(model="gpt-6-luna"), min_score=0.5)
+
+    `Settings.llm` is looked up when nodes are ranked, not before: it may be set later, and where another is set, that one is
+    asked from then on, with budgets and counts that start anew. The LLM that an engine answers with is not looked at: where it
+    is to rank as well, pass it as `llm`. The LLM's events and spans are within those of the reranking.
+
+    `to_dict` holds no function, no object such as an LLM or a client among the options, and no option whose name suggests a
+    secret: give those to `from_dict` again, or have the backend read them from the environment. A `Backend` object does not
+    survive `to_dict`; it does survive pickle. A pickle holds no key either: it is read from the environment where it is loaded.
+    What cannot be read there, such as headers or an LLM, does not pickle.
 
     Args:
         backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a ready `rerankx.Reranker`.
@@ -84,7 +103,8 @@ class Rerank(BaseNodePostprocessor):
         UnknownBackendError: No backend of that name.
         MissingDependencyError: It needs a package that is not installed.
         TypeError: An option that the backend does not have, or one given with an object that is already configured.
-        ValueError: An argument out of its range; `top_n` and `min_score` are also checked on assignment.
+        ValueError: An argument out of its range; `top_n` and `min_score` are also checked on assignment. Or, when nodes are
+            ranked: there is no `llm`, and no `Settings.llm`, or LlamaIndex's `MockLLM` in its place.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, validate_assignment=True)
@@ -107,6 +127,9 @@ class Rerank(BaseNodePostprocessor):
     on_ranking: SkipJsonSchema[Callable[[Ranking[Any]], object] | None] = Field(default=None, frozen=True, exclude=True)
     _options: dict[str, object] = PrivateAttr()
     _reranker: Reranker = PrivateAttr()
+    """Where `Settings.llm` is to be asked, it asks nobody: it stands for what does not depend on the LLM."""
+    _latest: tuple[BaseLLM, Reranker] | None = PrivateAttr(default=None)
+    """`Settings.llm` when it was last looked up, and the reranker that asks it."""
     _warned: bool = PrivateAttr(default=False)
 
     def __init__(
@@ -137,6 +160,10 @@ class Rerank(BaseNodePostprocessor):
             )
             reranker = backend
         else:
+            for given in (backend, model):
+                if isinstance(given, BaseLLM):
+                    raise TypeError(f'{type(given).__name__} is an LLM, no name: write Rerank("listwise", llm=...)')
+            checked = _asking_nobody(options) if _is_for_settings(backend, model, options) else options
             try:
                 reranker = Reranker(
                     backend,
@@ -145,7 +172,7 @@ class Rerank(BaseNodePostprocessor):
                     on_error=on_error,
                     deadline_s=deadline_s,
                     on_ranking=on_ranking,
-                    **options,
+                    **checked,
                 )
             except TypeError as error:
                 unknown = [name for name in options if f"no option {name!r}" in str(error)]
@@ -200,8 +227,9 @@ class Rerank(BaseNodePostprocessor):
         query, candidates = self._checked(nodes, query_bundle)
         if not candidates:
             return []
-        with self._reported(query, candidates) as reranked:
-            ranking = self._reranker.rerank(
+        reranker = self._ready()
+        with self._reported(query, candidates, reranker.backend.model) as reranked:
+            ranking = reranker.rerank(
                 query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
             )
             reranked += self._converted(ranking)
@@ -215,8 +243,9 @@ class Rerank(BaseNodePostprocessor):
         query, candidates = self._checked(nodes, query_bundle)
         if not candidates:
             return []
-        with self._reported(query, candidates) as reranked:
-            ranking = await self._reranker.arerank(
+        reranker = self._ready()
+        with self._reported(query, candidates, reranker.backend.model) as reranked:
+            ranking = await reranker.arerank(
                 query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
             )
             reranked += self._converted(ranking)
@@ -232,6 +261,36 @@ class Rerank(BaseNodePostprocessor):
         candidates = with_scores(nodes)
         self._warn_of_few(len(candidates))
         return query, candidates
+
+    def _ready(self) -> Reranker:
+        """Return what ranks: the reranker, or one that asks `Settings.llm`, the same one as long as that is the same.
+
+        Raises:
+            ValueError: There is no such LLM.
+        """
+        if not _is_for_settings(self.backend, self.model, self._options):
+            return self._reranker
+        llm = _llm_of_settings(self.backend)
+        with _making:  # two would count what they spend by themselves
+            if self._latest is None or self._latest[0] is not llm:
+                behind = self._reranker.backend
+                others = behind.backends[1:] if isinstance(behind, Fallback) else None  # with their models, once loaded
+                self._latest = (llm, self._made({**self._options, "llm": llm}, fallback=others))
+            return self._latest[1]
+
+    def _made(
+        self, options: Mapping[str, object], *, fallback: str | Backend | Sequence[str | Backend] | None
+    ) -> Reranker:
+        assert isinstance(self.backend, str), "anything else is there already"
+        return Reranker(
+            self.backend,
+            model=self.model,
+            fallback=fallback,
+            on_error=self.on_error,
+            deadline_s=self.deadline_s,
+            on_ranking=self.on_ranking,
+            **options,
+        )
 
     def _warn_of_few(self, n: int) -> None:
         if self.top_n is not None and 0 < n <= self.top_n and not self._warned:
@@ -249,9 +308,10 @@ class Rerank(BaseNodePostprocessor):
         return candidate.node.get_content(metadata_mode=self.metadata_mode)
 
     @contextmanager
-    def _reported(self, query: QueryBundle, candidates: list[NodeWithScore]) -> Iterator[list[NodeWithScore]]:
+    def _reported(
+        self, query: QueryBundle, candidates: list[NodeWithScore], model: str
+    ) -> Iterator[list[NodeWithScore]]:
         """Tell LlamaIndex's events and callbacks of what happens inside, where the list is filled with the result."""
-        model = self._reranker.backend.model
         top_n = len(candidates) if self.top_n is None else self.top_n
         dispatcher.event(ReRankStartEvent(query=query, nodes=candidates, top_n=top_n, model_name=model))
         payload: dict[str, Any] = {
@@ -306,7 +366,10 @@ class Rerank(BaseNodePostprocessor):
         state = BaseModel.__getstate__(self)
         fields = {name: value for name, value in state["__dict__"].items() if name != "callback_manager"}
         private = dict(state["__pydantic_private__"])
-        if isinstance(self.backend, str):  # it is made again, with the options that are there, a key among them
+        if isinstance(self.backend, str):  # it is made again, and reads its keys from the environment
+            behind = self._reranker.backend
+            first = behind.backends[0] if isinstance(behind, Fallback) else behind
+            private |= {"_options": _pickled(self._options, first), "_latest": None}
             del private["_reranker"]
         return {**state, "__dict__": fields, "__pydantic_private__": private}
 
@@ -315,9 +378,10 @@ class Rerank(BaseNodePostprocessor):
             self, {**state, "__dict__": {**state["__dict__"], "callback_manager": CallbackManager()}}
         )
         if isinstance(self.backend, str):
-            names = ("model", "fallback", "on_error", "deadline_s", "on_ranking")
-            given: dict[str, Any] = {**self._options, **{name: getattr(self, name) for name in names}}
-            self._reranker = Reranker(self.backend, **given)
+            for_settings = _is_for_settings(self.backend, self.model, self._options)
+            self._reranker = self._made(
+                _asking_nobody(self._options) if for_settings else self._options, fallback=self.fallback
+            )
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Rerank:
         # A copy reports to the same handlers, not to copies of them that nobody reads.
@@ -328,7 +392,34 @@ class Rerank(BaseNodePostprocessor):
         memo[id(self.fallback)] = self.fallback
         memo[id(self._options)] = self._options
         memo[id(self._reranker)] = self._reranker
+        memo[id(self._latest)] = self._latest
         return super().__deepcopy__(memo)
+
+
+def _is_for_settings(backend: object, model: str | None, options: Mapping[str, object]) -> bool:
+    """Return whether a language model is to be asked, and none is given, nor anything that belongs to one."""
+    given = (options.get(name) for name in ("llm", "base_url", "api_key", "headers", "extra"))
+    return backend in _ASKING and model is None and all(one is None for one in given)
+
+
+def _asking_nobody(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options, so that they can be checked before there is an LLM: what it costs is not known then."""
+    return {**options, "llm": _nobody, "price": options.get("price") or {"per_million_tokens": 0.0}}
+
+
+def _nobody(messages: object) -> str:
+    raise NotImplementedError
+
+
+def _llm_of_settings(backend: object) -> BaseLLM:
+    needed = f"Rerank({backend!r}) needs a language model: pass llm=, or set Settings.llm"
+    try:
+        llm = Settings.llm
+    except (ImportError, ValueError) as error:  # of LlamaIndex's default, OpenAI's: no package, no key
+        raise ValueError(f"{needed}, whose default, OpenAI's, is not to be had ({type(error).__name__})") from error
+    if type(llm) is MockLLM:  # it repeats what it is asked, in which there are ids and grades
+        raise ValueError(f"{needed}, which is MockLLM: LlamaIndex's for none")
+    return llm
 
 
 def _tell_of_failures(attempts: Iterable[Attempt]) -> None:
@@ -360,6 +451,33 @@ def _without_secrets(options: Mapping[str, object]) -> dict[str, object]:
         if value is not _UNWRITABLE and (isinstance(value, int | float | None) or not _SECRET.search(str(name)))
     }
     return written | _dialect(options)
+
+
+def _pickled(options: Mapping[str, object], backend: Backend) -> dict[str, object]:
+    """Return the options but for the keys, which a backend that is made of them reads from the environment.
+
+    Raises:
+        TypeError: One of them is, or may hold, what a backend could not read there, such as headers or an LLM.
+    """
+    backend.__reduce_ex__(HIGHEST_PROTOCOL)  # it refuses what it would refuse of its own
+    kept = {name: value for name, value in options.items() if name not in backend.secrets}
+    if secret := sorted(name for name, value in kept.items() if _may_hold_secret(name, value)):
+        raise TypeError(
+            f"{', '.join(secret)} may hold secrets, and a pickle holds none: make the postprocessor where it is used"
+        )
+    return kept
+
+
+def _may_hold_secret(name: str, value: object) -> bool:
+    if name.startswith("dialect.") and not name.startswith("dialect.headers"):
+        return False  # "auth" and "tokens" are names of places there
+    if isinstance(value, Mapping):
+        return any(_may_hold_secret(f"{name}.{inner}", item) for inner, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(not _tells_no_secret(item) or _may_hold_secret(name, item) for item in value)
+    if isinstance(value, str):
+        return bool(_SECRET.search(name) or _SECRET_IN_URL.search(value))
+    return isinstance(value, SecretStr | SecretBytes) or (isinstance(value, bytes) and bool(_SECRET.search(name)))
 
 
 def _dialect(options: Mapping[str, object]) -> dict[str, object]:

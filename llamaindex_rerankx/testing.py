@@ -697,7 +697,7 @@ class PostprocessorStandardTests:
         assert got == sorted(set(got), reverse=True), f"{what}: scores {got}; the model's are all different"
 
     def _shown(self) -> Iterator[tuple[str, str]]:
-        """Yield everything that is likely to be printed, logged or stored, with its name; not pickles, which need the key."""
+        """Yield everything that is likely to be printed, logged or stored, with its name; not pickles: some hold the key."""
         made, heard = self._keeping(5, _raw(5)), _Callbacks()
         made.callback_manager = CallbackManager([heard])
         failing = self.failing()

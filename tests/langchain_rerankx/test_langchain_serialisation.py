@@ -11,11 +11,13 @@ import pytest
 pytest.importorskip("langchain_core", reason="needs the extra: pip install 'rerankx[langchain]'")
 
 from langchain_core.load import dumpd, load
+from langchain_core.runnables import ConfigurableField
 from langchain_stage import BEST, QUESTION, FromList, documents, pages
 from pydantic import SecretStr
 
 from langchain_rerankx import Reranker, RerankRetriever, rerank
 from langchain_rerankx.options import Options
+from rerankx import AuthenticationError
 from rerankx.testing import FakeBackend
 
 # langchain_core.load.load is in beta and warns of it at every call
@@ -49,9 +51,16 @@ def test_a_reranker_over_a_backend_object_copies(copied):
 
 @how
 def test_a_reranker_over_a_name_copies(named, copied):
-    reranker = copied(secretive(weight=2.0))
+    reranker = copied(Reranker("named", weight=2.0))
     assert pages(reranker.invoke({"query": QUESTION, "documents": documents()})) == BEST
+    assert named[-1].weight == 2.0
+
+
+@pytest.mark.parametrize("copied", COPIES[:2], ids=["copy", "deepcopy"])
+def test_a_copy_has_the_key(named, copied):
+    copied(secretive(weight=2.0)).invoke({"query": QUESTION, "documents": documents()})
     assert (named[-1].weight, named[-1].api_key) == (2.0, KEY)
+    assert named[-1].headers == {"Authorization": f"Bearer {KEY}"}
 
 
 def test_a_deep_copy_shares_a_client_that_cannot_be_copied(named):
@@ -82,6 +91,80 @@ def test_a_retriever_copies(copied):
 def test_a_pickle_leaves_the_backend_behind(named):
     pickle.loads(pickle.dumps(Reranker("named")))
     assert len(named) == 1
+
+
+@pytest.fixture
+def services(monkeypatch):
+    """Backends that ask services over HTTP, and none of their keys in the environment."""
+    pytest.importorskip("tenacity", reason="needs the extra: pip install 'rerankx[http]'")
+    for variable in ("JINA_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "RERANKX_LLM_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def key_of(reranker):
+    return reranker._core().backend._key.reveal()
+
+
+@pytest.mark.parametrize("name", ["jina-api:m", "listwise:m", "judge:m"])
+@pytest.mark.parametrize("around", [lambda made: made, lambda made: rerank(FromList(found=[]), made)])
+def test_a_pickle_holds_no_key_and_a_copy_reads_its_own(services, monkeypatch, name, around):
+    made = around(Reranker(name, api_key=KEY, max_retries=1))
+    dumped = pickle.dumps(made)
+    assert KEY.encode() not in dumped
+    variable = "JINA_API_KEY" if name == "jina-api:m" else "OPENAI_API_KEY"
+    monkeypatch.setenv(variable, "sk-from-the-environment")
+    again = pickle.loads(dumped)
+    again = getattr(again, "reranker", again)
+    assert key_of(again) == "sk-from-the-environment"
+    assert dict(again.options) == {"max_retries": 1}
+    assert key_of(getattr(made, "reranker", made)) == KEY
+
+
+def test_a_pickle_of_options_that_were_assigned_holds_no_key(services):
+    made = Reranker("jina-api:m", api_key=KEY)
+    made.options = {"api_key": KEY, "max_retries": 1}
+    assert KEY.encode() not in pickle.dumps(made)
+
+
+def test_a_pickle_of_what_is_configurable_holds_no_key(services):
+    made = Reranker("jina-api:m", api_key=KEY).configurable_fields(top_n=ConfigurableField(id="n"))
+    assert KEY.encode() not in pickle.dumps(made)
+
+
+def test_a_copy_from_a_pickle_says_that_it_has_no_key(services):
+    again = pickle.loads(pickle.dumps(Reranker("jina-api:m", api_key=KEY)))
+    with pytest.raises(AuthenticationError, match="JINA_API_KEY"):
+        again.invoke({"query": QUESTION, "documents": documents()})
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {KEY}"}, {"X-Team": "search"}])
+def test_headers_do_not_pickle_as_in_the_core(services, headers):
+    with pytest.raises(TypeError, match="headers may hold secrets, and a pickle holds none") as raised:
+        pickle.dumps(Reranker("jina-api:m", api_key=KEY, headers=headers))
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"headers": {"Authorization": KEY}}, "headers"),
+        ({"headers": [("Authorization", KEY)]}, "headers"),
+        ({"api_key": KEY}, "api_key"),  # of which the backend does not say where a copy would read it
+        ({"headers": {"endpoint": f"https://user:{KEY}@host"}}, "headers"),
+    ],
+)
+def test_other_secrets_do_not_pickle(named, options, name):
+    made = Reranker("named", options=options)
+    with pytest.raises(TypeError, match=f"{name} may hold secrets, and a pickle holds none") as raised:
+        pickle.dumps(made)
+    assert KEY not in str(raised.value)
+    with pytest.raises(TypeError, match="a pickle holds none"):
+        pickle.dumps(made.options)
+
+
+def test_options_by_themselves_do_not_pickle_with_a_key():
+    with pytest.raises(TypeError, match="a pickle holds none"):
+        pickle.dumps(Options({"api_key": KEY}))
 
 
 @pytest.mark.parametrize(

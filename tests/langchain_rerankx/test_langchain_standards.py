@@ -2,6 +2,7 @@
 
 import inspect
 from importlib.util import find_spec
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -113,6 +114,8 @@ class TestRerankerOverACore(RerankerStandardTests):
 
 class Answering(FakeBackend):
     """A backend for use by name, with a key; its scores are numpy's logits, as those of a local model are."""
+
+    secrets = MappingProxyType({"api_key": "ANSWERING_API_KEY"})
 
     def __init__(self, model="m", scores=None, api_key=None):
         super().__init__(model=model, scale=Scale.LOGIT, error=BOOM if scores is None else None)

@@ -14,9 +14,10 @@ pytest.importorskip("llama_index.core", reason="needs the extra: pip install 're
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import MetadataMode
 from llamaindex_stage import QUESTION, Callbacks, Overlap, ids, nodes_of, retrieved
+from pydantic import SecretStr
 
 from llamaindex_rerankx import Rerank, RerankedNode
-from rerankx import Reranker, Scale, UnknownBackendError
+from rerankx import AuthenticationError, Reranker, Scale, UnknownBackendError
 from rerankx.catalogue.endpoints import Dialect
 
 SECRETS = {
@@ -94,17 +95,87 @@ def test_a_copy_reranks_as_the_original(installed_backends, way, wrapped):
     assert ids(again.postprocess_nodes(nodes_of(["a", "b", "c"]), query_str="b p2")) == ["p2", "p0"]
 
 
-def test_options_and_secrets_survive_pickle(installed_backends):
-    again = pickled(Rerank("overlap", weight=0.5, api_key="s3cr3t"))
+def test_options_survive_pickle(installed_backends):
+    again = pickled(Rerank("overlap", weight=0.5))
     assert again.to_dict()["weight"] == 0.5
     assert again.postprocess_nodes(retrieved(), query_str=QUESTION)[0].score == pytest.approx(0.5)
 
 
-def test_a_pickled_one_has_the_key_that_it_was_given():
+KEY = "sk-very-secret"
+
+
+@pytest.fixture
+def services(monkeypatch):
+    """Backends that ask services over HTTP, and none of their keys in the environment."""
     pytest.importorskip("tenacity", reason="needs the extra: pip install 'rerankx[http]'")
-    again = pickled(Rerank("tei", api_key="s3cr3t", headers={"X-Team": "search"}, fallback="embedded"))
-    asked = again._reranker.backend.backends[0]
-    assert (asked._key.reveal(), asked._headers) == ("s3cr3t", {"X-Team": "search"})
+    for variable in ("JINA_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "RERANKX_LLM_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def key_of(reranker):
+    backend = reranker._reranker.backend
+    return getattr(backend, "backends", [backend])[0]._key.reveal()
+
+
+@pytest.mark.parametrize("name", ["jina-api:m", "listwise:m", "judge:m"])
+@pytest.mark.parametrize("fallback", [None, "embedded"])
+def test_a_pickle_holds_no_key_and_a_copy_reads_its_own(services, monkeypatch, name, fallback):
+    made = Rerank(name, api_key=KEY, max_retries=1, fallback=fallback)
+    dumped = pickle.dumps(made)
+    assert KEY.encode() not in dumped
+    variable = "JINA_API_KEY" if name == "jina-api:m" else "OPENAI_API_KEY"
+    monkeypatch.setenv(variable, "sk-from-the-environment")
+    again = pickle.loads(dumped)
+    assert key_of(again) == "sk-from-the-environment"
+    assert again.to_dict() == made.to_dict()
+    assert again.to_dict()["max_retries"] == 1
+    assert key_of(made) == KEY
+
+
+def test_a_pickle_says_when_it_is_loaded_that_there_is_no_key(services):
+    dumped = pickle.dumps(Rerank("jina-api:m", api_key=KEY))
+    with pytest.raises(AuthenticationError, match="JINA_API_KEY"):
+        pickle.loads(dumped)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, copy.copy])
+def test_a_copy_has_the_key_and_the_headers(services, way):
+    again = way(Rerank("jina-api:m", api_key=KEY, headers={"X-Team": "search"}))
+    assert key_of(again) == KEY
+    assert again._reranker.backend._headers == {"X-Team": "search"}
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {KEY}"}, {"X-Team": "search"}])
+@pytest.mark.parametrize("fallback", [None, "embedded"])
+def test_headers_do_not_pickle_as_in_the_core(services, headers, fallback):
+    with pytest.raises(TypeError, match="headers may hold secrets, and a pickle holds none") as raised:
+        pickle.dumps(Rerank("jina-api:m", api_key=KEY, headers=headers, fallback=fallback))
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("headers", {"Authorization": KEY}),
+        ("headers", [("Authorization", KEY)]),
+        ("headers", [{"Authorization": KEY}]),
+        ("api_key", KEY),  # of which the backend does not say where a copy would read it
+        ("api_key", KEY.encode()),
+        ("account", SecretStr(KEY)),
+        ("url", f"https://user:{KEY}@host/v1"),
+    ],
+)
+def test_other_secrets_do_not_pickle(installed_backends, name, value):
+    with pytest.raises(TypeError, match=f"{name} may hold secrets, and a pickle holds none") as raised:
+        pickle.dumps(Rerank("overlap", **{name: value}))
+    assert KEY not in str(raised.value)
+
+
+def test_the_places_of_a_dialect_are_no_secrets_of_a_pickle(services):
+    made = Rerank(
+        "http:m", base_url="http://host", dialect={"path": "/v1/rank", "auth": "X-Api-Key", "tokens": "usage"}
+    )
+    assert pickled(made).to_dict() == made.to_dict()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """`PostprocessorStandardTests` on our postprocessor, and on those of others."""
 
+import os
 import sys
 from importlib.util import find_spec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -101,11 +102,12 @@ class Answering(FakeBackend):
     """A backend for use by name, which does not work without a key; its scores are numpy's logits, like a local model's."""
 
     made: ClassVar[list] = []
+    secrets = MappingProxyType({"api_key": "ANSWERING_API_KEY"})
 
-    def __init__(self, model="m", scores=None, *, api_key):
+    def __init__(self, model="m", scores=None, *, api_key=None):
         super().__init__(model=model, scale=Scale.LOGIT, error=BOOM if scores is None else None)
         self._reply = None if scores is None else [np.float32(score) for score in scores]
-        self.api_key = api_key
+        self.api_key = api_key or os.environ["ANSWERING_API_KEY"]
         self.made.append(self)
 
 
@@ -118,6 +120,7 @@ class TestRerankByName(PostprocessorStandardTests):
     def _answering(self, installed_backends, monkeypatch):
         monkeypatch.setattr(llamaindex_stage, "Overlap", Answering)
         monkeypatch.setattr(Answering, "made", [])
+        monkeypatch.setenv("ANSWERING_API_KEY", "for-pickles")
 
     def scoring(self, scores, **fields):
         return Rerank("overlap", scores=list(scores), api_key=KEY, **fields)
