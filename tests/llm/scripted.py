@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import threading
 from contextlib import contextmanager
 
 from chat_stage import Said
@@ -132,3 +133,53 @@ def weigher(body) -> Said:
 def plain(n: int) -> list[str]:
     """Return n passages with nothing in them."""
     return [f"Number {i} is about something else." for i in range(n)]
+
+
+def worth(*values: int) -> list[str]:
+    """Return a passage for each value, which it states."""
+    return [f"It is worth {value}." for value in values]
+
+
+def value_of(passage: str) -> int:
+    found = re.search(r"worth (\d+)", passage)
+    return int(found[1]) if found else -1
+
+
+def valuer(asked) -> str:
+    """A model that ranks by the values which passages state, without an error."""
+    passages = passages_in(prompt_of(asked))
+    return in_form(asked, [i + 1 for i in sorted(range(len(passages)), key=lambda i: -value_of(passages[i]))])
+
+
+def in_turn(*answers):
+    """A model that gives these answers one after the other, and the last of them from then on; a function among them is asked."""
+    left, lock = list(answers), threading.Lock()
+
+    def brain(asked):
+        with lock:
+            answer = left.pop(0) if len(left) > 1 else left[0]
+        return answer(asked) if callable(answer) else answer
+
+    return brain
+
+
+class Counted:
+    """A function that keeps the prompts that it was asked."""
+
+    def __init__(self, brain):
+        self.brain, self.prompts, self._lock = brain, [], threading.Lock()
+
+    def __call__(self, messages):
+        with self._lock:
+            self.prompts.append(prompt_of(messages))
+        return self.brain(messages)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many passages there were in each."""
+        return [len(passages_in(prompt)) for prompt in self.prompts]
+
+
+def warnings_in(caplog) -> list[str]:
+    """Return what rerankx has warned of."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("rerankx") and r.levelname == "WARNING"]
