@@ -128,8 +128,8 @@ class Judge(Asking):
         judged += await together([self._judged(job, query, text) for text in shown[len(judged) :]])
         errors = [one for one in judged if isinstance(one, BackendError)]
         out_of = [error for error in errors if out_of_budget(error)]
-        if errors and not job.answers:
-            raise errors[0]
+        if out_of and not job.answers:
+            raise out_of[0]
         found = [None if isinstance(one, BackendError) else one for one in judged]
         return Scores(
             [None if one is None else one[0] for one in found],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Literal, cast
@@ -17,10 +18,13 @@ from rerankx.llm.replies import Order, order_of_first_token, read_order
 from rerankx.llm.windows import Strategy, sliding
 from rerankx.network.service import whole
 
+logger = logging.getLogger("rerankx")
+
 STRATEGIES: Mapping[str, Strategy] = {"sliding": sliding, "first-token": sliding}
 
 _TOKENS_PER_ID, _TOKENS_BESIDE = 6, 60  # of an answer, as JSON; more are reserved where a model thinks aloud
 _FENCE_TOKENS = 16
+_FEWEST_IDS = 4  # of an order that says something of whether a model ranks at all
 _FEWEST_TOKENS = 48  # of a passage: rather fewer passages at a time than less of each
 # OpenAI tells the log-probabilities of 20 tokens: https://platform.openai.com/docs/api-reference/chat
 _MOST_LETTERS = 20
@@ -148,12 +152,14 @@ class Listwise(Asking):
         self.template = ours if prompt is None else own(prompt, needs=needs)
         self.generating = builtin("listwise") if self.first_token else self.template
         super().__init__(given, api_key=api_key)
+        if self.first_token and "logprobs" in self._lacks:
+            logger.warning("listwise:%s tells no log-probabilities: it is asked as in sliding", self.model)
 
     @property
     def fingerprint(self) -> str:
         """Return name, model, address, the prompt's id, and a digest of the options that change an order."""
         names = ("strategy", "window", "step", "shuffles", "seed")
-        return self._fingerprint(self.template.id, names, ("answer-json", "answer-brackets"))
+        return self._fingerprint(self.template.id, names, ("answer-json", "answer-brackets"), self.generating.id)
 
     async def _asked(self, job: Job, query: str, texts: Sequence[str], top_n: int | None) -> Scores:
         order, degraded = list(range(len(texts))), cast("Degraded | None", None)
@@ -166,9 +172,13 @@ class Listwise(Asking):
                 async for better in steps:
                     order = better
             except BackendError as error:
-                if not (job.answers and out_of_budget(error)):
+                if not ((job.answers or listing.kept) and out_of_budget(error)):
                     raise
                 degraded = "deadline"
+            if listing.ended is not None:
+                degraded = "deadline"
+            if job.moved is not None:
+                self.tally.ranked(moved=job.moved)
         values = [0.0] * len(texts)
         for place, index in enumerate(order):
             values[index] = float(len(texts) - place)
@@ -190,6 +200,10 @@ class _Listing:
         self.truncated = 0
         self.kept: set[int] = set()
         """Texts whose window kept its order, since there was no answer."""
+        self.generated: set[int] = set()
+        """Texts that were to be ordered by a first token, and were not."""
+        self.ended: BackendError | None = None
+        """What ended some of a window's shuffles, but not all."""
 
     async def prepare(self, texts: Sequence[str]) -> int:
         """Cut the passages to what there is room for, and return how many are shown at a time.
@@ -200,6 +214,8 @@ class _Listing:
         backend, longest = self._backend, max(map(tokens_in, texts))
         window = min(self._n, backend.window)
         skeleton = self._prompt("", part("answer-json") + part("again"))
+        if backend.first_token:
+            skeleton = max(skeleton, backend.template.filled(query=self._query, passages="", n=""), key=tokens_in)
         room = await backend.room(self._job, skeleton, reserved=_TOKENS_BESIDE)
         tokens = backend.passage_tokens
         if backend.all and (room is None or _each(room, self._n) >= min(tokens, longest)):
@@ -232,9 +248,11 @@ class _Listing:
             # authors might choose them for it, have no say in it.
             chance = random.Random(f"{self._backend.seed} {i} {window} {self._query}")  # noqa: S311
             asked.append(chance.sample(places, len(places)))
-        orders = [
-            order for order in await together([self._order(window, shown) for shown in asked]) if order is not None
-        ]
+        answers = await together([self._order(window, shown) for shown in asked])
+        self.ended = next((answer for answer in answers if isinstance(answer, BackendError)), self.ended)
+        orders = [answer for answer in answers if isinstance(answer, list)]
+        if self.ended is not None and not orders:
+            raise self.ended
         if not orders:
             self.kept.update(window)
             return window
@@ -243,18 +261,29 @@ class _Listing:
         fused = rrf(orders, n=len(window))
         return [window[place] for place in sorted(places, key=lambda place: (-fused[place], place))]
 
-    async def _order(self, window: Sequence[int], shown: Sequence[int]) -> list[int] | None:
-        """Return the places of a window as the model orders them that is shown them in this order; None if it keeps its own."""
+    async def _order(self, window: Sequence[int], shown: Sequence[int]) -> list[int] | BackendError | None:
+        """Return the places of a window as the model orders them that is shown them in this order; None if it keeps its own.
+
+        Where a limit of the caller's own is used up, return what says so: the other shuffles may have been answered.
+        """
         backend, passages = self._backend, [self._shown[window[place]] for place in shown]
         try:
             order = await self._by_first_token(passages) if backend.first_token else None
             if order is None:
+                if backend.first_token:
+                    self.generated.update(window)
                 order = await self._by_reply(passages)
         except ReplyError:
             if not backend.keeps_order:
                 raise
             return None
-        backend.tally.ordered(order.indices)
+        except BackendError as error:
+            if not out_of_budget(error):
+                raise
+            return error
+        if len(passages) >= _FEWEST_IDS:
+            in_order = list(range(len(passages)))
+            self._job.moved = bool(self._job.moved) or list(order.indices) not in (in_order, in_order[::-1])
         return [shown[place] for place in order.indices]
 
     async def _by_reply(self, passages: Sequence[str]) -> Order:
@@ -294,10 +323,12 @@ class _Listing:
 
     def details(self) -> list[Mapping[str, object] | None] | None:
         """Return what is to be told of each text; None if nothing is."""
-        said: dict[str, object] = (
-            {} if self._job.without is None else {"strategy": "sliding", "because": self._job.without}
-        )
-        found = [said | ({"kept": "input_order"} if i in self.kept else {}) for i in range(self._n)]
+        generated = {"strategy": "sliding", "because": self._job.without}
+        found: list[dict[str, object]] = [{} for _ in range(self._n)]
+        for i in self.generated:
+            found[i] |= generated
+        for i in self.kept:
+            found[i]["kept"] = "input_order"
         return [detail or None for detail in found] if any(found) else None
 
 

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import FunctionType, MappingProxyType
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from rerankx.catalogue.chat_prices import CHAT_PRICES
 from rerankx.catalogue.prices import Price
@@ -23,14 +24,16 @@ from rerankx.llm.prompts import part, version
 from rerankx.llm.tally import Replies, Tally
 from rerankx.network import loop
 from rerankx.network.meter import checked_chat_price
-from rerankx.network.service import Service, whole
+from rerankx.network.service import Service, checked_extra, whole
 
 T = TypeVar("T")
 
 logger = logging.getLogger("rerankx")
 
 FEATURES: tuple[Feature, ...] = get_args(Feature)
+_SOON_S = 0.01
 _SEED = 7  # any number, but always the same
+_ODD_IN_A_ROW = 5  # first tokens that are no answer, and none before that was: it thinks first, or does not know labels
 _ROOM = 0.9  # of a context: tokens are estimated, which is 15 % too few for JSON, and too many for English
 
 
@@ -56,6 +59,8 @@ class Job:
     """How many tokens prompt and reply may have together; None if nobody knows."""
     without: str | None = None
     """Why the model's log-probabilities were not used, where they were asked for."""
+    moved: bool | None = None
+    """Whether any reply with an order in it is another than that of the passages as they were shown, or its reverse."""
 
 
 class Asking(Service):
@@ -75,6 +80,8 @@ class Asking(Service):
 
     def __init__(self, given: Mapping[str, Any], *, api_key: str | None) -> None:
         model, llm = given["model"], given["llm"]
+        if given["extra"] is not None:
+            given = {**given, "extra": checked_extra(given["extra"])}
         if model is not None and not isinstance(model, str):
             raise TypeError(f"model must be a string, not {type(model).__name__}")
         if given["on_bad_reply"] not in self._on_bad_reply:
@@ -87,12 +94,13 @@ class Asking(Service):
         self._lacks = frozenset(_checked_features(given["lacks"]))
         self._chat = self._chat_of(llm, model, given, api_key)
         self._lacks |= self._chat.lacks
+        self._declared = self._lacks
         self.model = self._chat.model
         price = given["price"]
         self._rates = CHAT_PRICES.get(f"{self._chat.host}:{self.model}") if price is None else checked_chat_price(price)
         retries = given["max_retries"]
         self.tally = Tally(f"{self.name}:{self.model}")
-        self._first_tokens = False  # whether log-probabilities have ever been an answer
+        self._odd: int | None = 0  # how many first tokens were no answer; None once one was
         self.settled = False
         """Whether it is known what the model takes."""
         super().__init__(
@@ -157,11 +165,23 @@ class Asking(Service):
             raise TypeError("an llm may hold a key, and a pickle holds none: make the backend where it is used")
         return super().__reduce__()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if self._given["llm"] is None:
+            return super().__deepcopy__(memo)
+        make: Any = type(self)
+        return cast("Self", make(**self._given))  # the model is the same, and holds its own key
+
     def _fingerprint(self, template: str, names: Sequence[str], parts: Sequence[str], *more: object) -> str:
         """Return name, model, address, the prompt's id, and a digest of the options and prompt parts that change a score."""
         names = [*names, "passage_tokens", "context_tokens", "max_output_tokens", "extra"]
         options = [(name, self._given[name]) for name in names]
-        of = [options, self._chat.settings, sorted(self._lacks), [version(name) for name in [*parts, "again"]], *more]
+        of = [
+            options,
+            self._chat.settings,
+            sorted(self._declared),
+            [version(name) for name in [*parts, "again"]],
+            *more,
+        ]
         digest = sha256(repr(of).encode()).hexdigest()[:12]
         return f"{self.name}:{self.model}@{self._address}:{template}:{digest}"
 
@@ -218,7 +238,7 @@ class Asking(Service):
                 if last or reply.ended == "filter":  # which it would be again
                     break
             else:
-                self.tally.answered([*repairs, *(["cut off"] if reply.ended == "length" else [])])
+                self.tally.answered({*repairs, *(["cut off"] if reply.ended == "length" else [])})
                 job.answers += 1
                 return answer
         at_first = f", at first: {problems[0]}" if problems[0] != problems[-1] else ""
@@ -268,6 +288,8 @@ class Asking(Service):
             reply, usage = await self._policy.call(send, estimate=self._usage(asked, None, None, None), used=used)
         except BackendError as error:
             job.usage += error.usage or Usage()
+            if isinstance(error, ReplyError):  # a reply of which nothing could be read
+                self.tally.failed()
             raise
         job.usage += usage
         return reply
@@ -300,7 +322,7 @@ class Asking(Service):
 
         Args:
             job: The ranking.
-            question: As for `answer`; None for a model without log-probabilities.
+            question: As for `answer`, but that it returns None for a model without log-probabilities.
             read: Returns the answer in them, or raises `ReplyError`.
         """
         reply = await self._reply(job, question, frozenset(), "")
@@ -314,10 +336,12 @@ class Asking(Service):
         except ReplyError as error:
             self.tally.failed()
             job.without = str(error)
-            if not self._first_tokens:  # it never works, as with models that think first
-                self._note_lacks({"logprobs"}, str(error))
+            if self._odd is not None:
+                self._odd += 1
+                if reply.first_token is None or self._odd >= _ODD_IN_A_ROW:
+                    self._note_lacks({"logprobs"}, job.without)
             return None
-        self._first_tokens = True
+        self._odd = None
         self.tally.answered(())
         job.answers += 1
         return answer
@@ -349,7 +373,11 @@ class Asking(Service):
         Raises:
             BackendError: None at all.
         """
-        job.context = self._context or await self._chat.context_tokens()
+        job.context = self._context
+        if job.context is None:
+            with suppress(TimeoutError):  # what is asked next says so
+                async with asyncio.timeout(remaining_s()):
+                    job.context = await self._chat.context_tokens()
         if job.context is None:
             return None
         room = int(job.context * _ROOM) - tokens_in(skeleton) - reserved
@@ -386,7 +414,13 @@ def _problem(reply: Reply, error: ReplyError) -> str:
 
 def out_of_budget(error: BaseException) -> bool:
     """Return whether an error says that a limit of the caller's own is used up: the deadline, calls, tokens, money."""
-    return isinstance(error, BudgetError) or (isinstance(error, DeadlineError) and remaining_s() is not None)
+    if isinstance(error, BudgetError):
+        return True
+    left = remaining_s()
+    if left is None or not isinstance(error, DeadlineError):
+        return False
+    unsent = error.usage is not None and not error.usage.calls
+    return unsent or left < _SOON_S  # and not what one request took too long for, long before the deadline
 
 
 def shortened(texts: Sequence[str], tokens: int) -> tuple[list[str], int]:

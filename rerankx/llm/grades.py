@@ -49,7 +49,7 @@ def read_grade(reply: str, low: int, high: int) -> tuple[int, tuple[str, ...]]:
     Raises:
         ReplyError: It gives none, several, or one that is not on the scale.
     """
-    text, repairs = answer_in(reply)
+    text, repairs = _answer_in(reply)
     bare = text.strip(" \t\n\"'*_`.!()[]{}").lower()
     if bare in _IN_WORDS:
         text = str(_IN_WORDS.index(bare))
@@ -72,13 +72,20 @@ def read_grade(reply: str, low: int, high: int) -> tuple[int, tuple[str, ...]]:
     return int(grade), tuple(sorted(repairs))
 
 
+def _answer_in(reply: str) -> tuple[str, set[str]]:
+    text, repairs = answer_in(reply)
+    if "</passage>" in text:
+        raise ReplyError("the answer repeats the question")
+    return text, repairs
+
+
 def read_yes_no(reply: str) -> tuple[bool, tuple[str, ...]]:
     """Return whether a reply says yes, and how it was mended.
 
     Raises:
         ReplyError: It says neither, or both.
     """
-    text, repairs = answer_in(reply)
+    text, repairs = _answer_in(reply)
     bare = text.strip(" \t\n\"'*_`.!()[]{}").lower()
     last = _LAST_YES.search(text, max(0, len(text) - 60))
     matches = [*_NAMED_YES.finditer(text), *filter(None, (_FIRST_YES.match(text), last))]

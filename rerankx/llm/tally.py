@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from rerankx.engines.once import renew_after_fork
 
 logger = logging.getLogger("rerankx")
 
-# A good first stage leaves one window as it came now and then; so many in a row, with so many passages in each, hardly.
-_SAME_IN_A_ROW, _LEAST_PASSAGES = 8, 4
+_SAME_IN_A_ROW = 8  # a good first stage is left as it came now and then, but hardly ever so many times in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Tally:
         with self._lock:
             return Replies(self._parsed, self._repaired, self._failed, dict(self._repairs))
 
-    def answered(self, repairs: Sequence[str]) -> None:
+    def answered(self, repairs: Collection[str]) -> None:
         """Count a reply that could be read."""
         with self._lock:
             self._repairs.update(repairs)
@@ -65,17 +64,18 @@ class Tally:
         with self._lock:
             self._failed += 1
 
-    def ordered(self, order: Sequence[int]) -> None:
-        """Note an order, and warn, once, of a model that returns whatever it is shown in the order in which it is shown."""
-        if len(order) < _LEAST_PASSAGES:
-            return
-        shown = list(range(len(order)))
+    def ranked(self, *, moved: bool) -> None:
+        """Note a ranking, and warn, once, of a model that returns whatever it is shown in the order in which it is shown.
+
+        Args:
+            moved: Whether any of its replies was another order than that, or its reverse.
+        """
         with self._lock:
-            self._same = self._same + 1 if list(order) in (shown, shown[::-1]) else 0
+            self._same = 0 if moved else self._same + 1
             warn = self._same >= _SAME_IN_A_ROW and not self._warned
             self._warned = self._warned or warn
         if warn:
             logger.warning(
-                "%s has left the passages in the order in which they were shown, or reversed it, in %d replies one after the"
-                " other: it may not rank at all; shuffles= shows whether it does", self._who, _SAME_IN_A_ROW,
+                "%s has left the passages in the order in which they were shown, or reversed it, in all replies of %d rankings"
+                " in a row: it may not rank at all; shuffles= shows whether it does", self._who, _SAME_IN_A_ROW,
             )  # fmt: skip

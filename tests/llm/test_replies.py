@@ -296,6 +296,7 @@ def test_a_grade_is_read(reply: str, grade: int, repairs: tuple[str, ...]) -> No
         ),
         *(
             "There are 3 passages",
+            "<passage>\nAn echo.\n</passage>\nThe grades:\n3",
             "Error code: 4",
             "I'm sorry, I can't grade this. 3",
             "<think>3",

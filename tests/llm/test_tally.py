@@ -13,8 +13,6 @@ from scripted import warnings_in
 
 from rerankx.llm.tally import Replies, Tally
 
-SHOWN, RANKED = (0, 1, 2, 3), (2, 0, 1, 3)
-
 
 def test_nothing_is_counted_at_first():
     assert Tally("who").replies == Replies(0, 0, 0, {})
@@ -58,52 +56,39 @@ def test_the_warning_comes_once_under_threads(caplog):
     def order(_):
         together.wait(timeout=30)
         for _ in range(50):
-            tally.ordered(SHOWN)
+            tally.ranked(moved=False)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(order, range(8)))
     assert len(warnings_in(caplog)) == 1
 
 
-@pytest.mark.parametrize("order", [SHOWN, SHOWN[::-1], range(20), list(range(20))[::-1]], ids=str)
-def test_eight_orders_as_shown_or_reversed_are_warned_of(caplog, order):
+def test_eight_rankings_in_which_nothing_moved_are_warned_of(caplog):
     tally = Tally("listwise:some-model")
     for _ in range(7):
-        tally.ordered(order)
+        tally.ranked(moved=False)
     assert warnings_in(caplog) == []
-    tally.ordered(order)
+    tally.ranked(moved=False)
     (warning,) = warnings_in(caplog)
     assert warning.startswith("listwise:some-model has left the passages in the order in which they were shown")
-    assert "in 8 replies" in warning
+    assert "8 rankings in a row" in warning
 
 
-def test_a_real_order_among_them_begins_the_count_anew(caplog):
+def test_one_in_which_something_moved_begins_the_count_anew(caplog):
     tally = Tally("who")
     for _ in range(10):
         for _ in range(7):
-            tally.ordered(SHOWN)
-        tally.ordered(RANKED)
+            tally.ranked(moved=False)
+        tally.ranked(moved=True)
     assert warnings_in(caplog) == []
-
-
-def test_orders_of_three_neither_count_nor_begin_the_count_anew(caplog):
-    tally = Tally("who")
-    for _ in range(20):
-        tally.ordered((0, 1, 2))
-    assert warnings_in(caplog) == []
-    for _ in range(7):
-        tally.ordered(SHOWN)
-    tally.ordered((2, 0, 1))
-    tally.ordered(SHOWN)
-    assert len(warnings_in(caplog)) == 1
 
 
 def test_it_is_not_warned_of_again(caplog):
     tally = Tally("who")
     for _ in range(3):
         for _ in range(20):
-            tally.ordered(SHOWN)
-        tally.ordered(RANKED)
+            tally.ranked(moved=False)
+        tally.ranked(moved=True)
     assert len(warnings_in(caplog)) == 1
 
 
