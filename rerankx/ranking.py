@@ -18,6 +18,21 @@ _PREVIEW = 90  # characters of a text that a table shows
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def best_first(values: Sequence[float | None], order: Sequence[int] | None = None) -> list[int]:
+    """Return the indices of `values`, best first: the only sort there is.
+
+    Scored before unscored, then by value descending, then by place in `order` (absent from it: after the others), then
+    by input position.
+    """
+    place = {} if order is None else {index: i for i, index in enumerate(order)}
+
+    def sort_key(index: int) -> tuple[bool, float, int, int]:
+        value = values[index]
+        return (value is None, 0.0 if value is None else -value, place.get(index, len(values)), index)
+
+    return sorted(range(len(values)), key=sort_key)
+
+
 @dataclass(frozen=True, slots=True)
 class Hit(Generic[T_co]):
     """One document in its place."""

@@ -12,7 +12,7 @@ from rerankx.arguments import as_list, check_query, checked_deadline_s, checked_
 from rerankx.compose.fallback import Fallback
 from rerankx.errors import BackendError
 from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, deadline
-from rerankx.ranking import Hit, Ranking
+from rerankx.ranking import Hit, Ranking, best_first
 
 T = TypeVar("T")
 OnError = Literal["raise", "input_order"]
@@ -340,21 +340,6 @@ class _Job(Generic[T]):
                 self.reranker.on_ranking(ranking)
             except Exception:
                 logger.exception("on_ranking raised; the ranking is returned all the same")
-
-
-def best_first(values: Sequence[float | None], order: Sequence[int] | None = None) -> list[int]:
-    """Return the indices of `values`, best first: the only sort there is.
-
-    Scored before unscored, then by value descending, then by place in `order` (absent from it: after the others), then
-    by input position.
-    """
-    place = {} if order is None else {index: i for i, index in enumerate(order)}
-
-    def sort_key(index: int) -> tuple[bool, float, int, int]:
-        value = values[index]
-        return (value is None, 0.0 if value is None else -value, place.get(index, len(values)), index)
-
-    return sorted(range(len(values)), key=sort_key)
 
 
 def _backend(backend: str | Backend, model: str | None, options: Mapping[str, object]) -> Backend:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "network": ("errors", "interface", "catalogue", "engines"),
     "llm": ("errors", "interface", "catalogue", "engines", "network"),
     "backends": ("errors", "interface", "catalogue", "engines", "network", "llm", "fusion"),
-    "compose": ("errors", "arguments", "interface", "registry", "fusion"),
+    "compose": ("errors", "arguments", "interface", "ranking", "registry", "fusion"),
     "testing": ("errors", "interface"),
     "evaluation": BELOW,
     "demo": (*BELOW, "evaluation"),

@@ -1,4 +1,4 @@
-"""`Floor`: a backend whose top is closed to what another order has far down."""
+"""`Floor`: a backend that is not asked about what another order has far down."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ from collections.abc import Mapping, Sequence
 
 from rerankx.compose.made import made
 from rerankx.interface import Backend, Scale, Scores
+from rerankx.ranking import best_first
 
 
 class Floor(Backend):
-    """Orders as its backend does, but for texts that another order has far down: they do not enter the top.
+    """Orders as its backend does, but for texts that another order has far down: the backend does not see them.
 
         Reranker(Floor(Listwise(llm=llm), "minilm"))
         Reranker(Floor("listwise:gpt-6-luna", below=20))
 
     A language model can be talked into putting a passage first by the passage itself. A cross-encoder cannot be talked to, and
-    neither can the retriever: what they have far down is kept out of the first `top` places and follows right after them. Its
-    `details` say where it was: {"floor_rank": 41, "held_back_from": 1}. Nothing is lost.
+    neither can the retriever: what they have far down follows behind all others, in their order, and can neither rise nor push
+    others aside. Its `details` say where it was: {"floor_rank": 41}. Nothing is lost.
 
-    Either can be given the words of the query, though: a passage that repeats them, or whose author knows them, is not far down
-    with who reads for words, as the embedded reranker and keyword search do.
+    Either can be given the words of the query, though: a passage that repeats them is not far down with who compares words, as
+    the embedded reranker and keyword search do.
 
-    The scores are ranks. What the backend leaves unscored stays so. Where the floor fails, the ranking fails: no floor is no
-    protection.
+    The scores are ranks. What the backend leaves unscored stays so, before what is far down. Where the floor fails, the ranking
+    fails: no floor is no protection.
 
     Args:
         backend: Whose order it is; a name such as "listwise:gpt-6-luna", or a `Backend`. A name takes no options.
-        floor: Who keeps the top closed: "input_order", the order in which the texts come, or a name or `Backend`.
-        below: Texts after this place in the floor's order are kept out, at least `top`.
-        top: How many places are closed to them, at least 1.
+        floor: Whose order it is that closes: "input_order", the order in which the texts come, or a name or `Backend`. The
+            backend is asked in this order.
+        below: Texts after this place in the floor's order are kept from the backend, at least 1.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -39,17 +40,14 @@ class Floor(Backend):
     scale = Scale.RANK
     pointwise = False
 
-    def __init__(
-        self, backend: str | Backend, floor: str | Backend = "input_order", *, below: int = 30, top: int = 10
-    ) -> None:
-        for name, value, least in (("top", top, 1), ("below", below, top)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+    def __init__(self, backend: str | Backend, floor: str | Backend = "input_order", *, below: int = 30) -> None:
+        if isinstance(below, bool) or not isinstance(below, int):
+            raise TypeError(f"below must be a whole number, not {type(below).__name__}")
+        if below < 1:
+            raise ValueError(f"below must be at least 1, not {below}")
         self.backend = made("backend of a floor", backend)
         self.floor = None if floor == "input_order" else made("floor", floor)
-        self.below, self.top = below, top
+        self.below = below
 
     @property
     def model(self) -> str:  # type: ignore[override]  # read, not set
@@ -59,53 +57,46 @@ class Floor(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """Return the fingerprints of both, and the numbers."""
+        """Return the fingerprints of both, and the number."""
         floor = "input_order" if self.floor is None else self.floor.fingerprint
-        return f"{self.name}:[{self.backend.fingerprint!r}, {floor!r}]:{self.below}:{self.top}"
+        return f"{self.name}:[{self.backend.fingerprint!r}, {floor!r}]:{self.below}"
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         floor = None if self.floor is None else self.floor.score(query, texts)
-        return self._held(self.backend.score(query, texts, top_n=top_n), floor)
+        order = self._order(len(texts), floor)
+        seen = [texts[i] for i in order[: self.below]]
+        return self._joined(order, self.backend.score(query, seen, top_n=top_n), floor)
 
     async def _ascore(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         floor = None if self.floor is None else await self.floor.ascore(query, texts)
-        return self._held(await self.backend.ascore(query, texts, top_n=top_n), floor)
+        order = self._order(len(texts), floor)
+        seen = [texts[i] for i in order[: self.below]]
+        return self._joined(order, await self.backend.ascore(query, seen, top_n=top_n), floor)
 
-    def _held(self, scores: Scores, floor: Scores | None) -> Scores:
-        """Return the scores as ranks, with what the floor has far down behind the top."""
-        n, values = len(scores.values), list(scores.values)
-        order = _best_first(scores)
-        floor_order = list(range(n)) if floor is None else _best_first(floor)
-        floor_rank = {index: place + 1 for place, index in enumerate(floor_order)}
-        free = [index for index in order if values[index] is not None and floor_rank[index] <= self.below]
-        top = free[: self.top]
-        behind = [index for index in order if index not in {*top}]
-        details: list[Mapping[str, object] | None] = list(scores.details or [None] * n)
-        for place, index in enumerate(order[: self.top]):
-            if index not in top and values[index] is not None:
-                where = {"floor_rank": floor_rank[index], "held_back_from": place + 1}
-                details[index] = {**(details[index] or {}), **where}
-        for place, index in enumerate([*top, *behind]):
-            # With fewer in the top than it has places the next would move up: what must not is left unscored.
-            closed = len(top) < self.top and index in behind
-            values[index] = None if values[index] is None or closed else float(n - place)
+    def _order(self, n: int, floor: Scores | None) -> list[int]:
+        return list(range(n)) if floor is None else best_first(floor.values, floor.order)
+
+    def _joined(self, floor_order: Sequence[int], scores: Scores, floor: Scores | None) -> Scores:
+        """Return the scores as ranks, and behind them what the backend was not asked about."""
+        n, closed = len(floor_order), floor_order[self.below :]
+        values: list[float | None] = [None] * n
+        details: list[Mapping[str, object] | None] = [None] * n
+        places = best_first(scores.values, scores.order)
+        order = [*(floor_order[place] for place in places), *closed]
+        # What is far down must not rise above what has no score, and so has none either.
+        ranked = n if None not in scores.values else sum(value is not None for value in scores.values)
+        for place, index in enumerate(order[:ranked]):
+            values[index] = float(n - place)
+        for place, detail in enumerate(scores.details or ()):
+            details[floor_order[place]] = detail
+        for place, index in enumerate(closed, start=self.below + 1):
+            details[index] = {"floor_rank": place}
         return Scores(
             values,
+            order=order,
             details=details if any(details) else None,
             usage=scores.usage if floor is None else scores.usage + floor.usage,
             truncated=scores.truncated,
             degraded=scores.degraded or ("incomplete" if floor is not None and floor.degraded else None),
             attempts=scores.attempts,
         )
-
-
-def _best_first(scores: Scores) -> list[int]:
-    """Return the text indices in the order in which they are ranked: ties by the server's order, what is not scored last."""
-    place = {} if scores.order is None else {index: i for i, index in enumerate(scores.order)}
-    n = len(scores.values)
-
-    def key(index: int) -> tuple[bool, float, int, int]:
-        value = scores.values[index]
-        return value is None, -(value or 0.0), place.get(index, n), index
-
-    return sorted(range(n), key=key)

@@ -13,8 +13,8 @@ from typing import Any
 from rerankx.backends.embedded.encoder import shared_encoder
 from rerankx.backends.embedded.lexical import bm25, shared_lexicon
 from rerankx.evaluation.metrics import evaluate
-from rerankx.ranking import Ranking
-from rerankx.reranker import Reranker, best_first
+from rerankx.ranking import Ranking, best_first
+from rerankx.reranker import Reranker
 
 METRICS = ("nDCG@5", "RR(rel=3)")
 """What both orders are scored by; for the reciprocal rank a passage must answer the question fully."""

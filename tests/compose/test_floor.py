@@ -22,8 +22,21 @@ class Fixed(Backend):
         return Scores(self.values, **self.more)
 
 
+class Longest(Backend):
+    """Prefers the longest, and keeps what it was asked about."""
+
+    name, model, scale, pointwise = "longest", "length", Scale.UNKNOWN, True
+
+    def _score(self, query, texts, *, top_n=None):
+        self.seen = list(texts)
+        return [len(text) for text in texts]
+
+
+TEXTS = ["text" + "." * i for i in range(30)]
+
+
 def ranked(backend, n, **options):
-    return Reranker(backend).rerank("q", [f"text {i}" for i in range(n)], **options)
+    return Reranker(backend).rerank("q", TEXTS[:n], **options)
 
 
 def order(ranking):
@@ -35,36 +48,44 @@ class TestFloorContract(BackendContract):
         return Floor(FakeBackend(), below=10)
 
 
-def test_what_the_first_stage_has_far_down_does_not_enter_the_top():
-    ranking = ranked(Floor(Fixed(3, 2, 1, 9), below=2, top=2), 4)
-    assert order(ranking) == [0, 1, 3, 2]
-    assert ranking[2].details == {"floor_rank": 4, "held_back_from": 1}
+def test_what_the_first_stage_has_far_down_follows_behind_all_others():
+    ranking = ranked(Floor(Longest(), below=2), 4)
+    assert order(ranking) == [1, 0, 2, 3]
+    assert [hit.details for hit in ranking] == [None, None, {"floor_rank": 3}, {"floor_rank": 4}]
+    assert [hit.raw_score for hit in ranking] == [4, 3, 2, 1]
 
 
-def test_a_backend_may_be_the_floor():
-    floor = Floor(Fixed(9, 1, 2, 3), Fixed(0.1, 0.9, 0.8, 0.2), below=2, top=2)
-    assert order(ranked(floor, 4)) == [2, 1, 0, 3]
+def test_the_backend_does_not_see_it():
+    backend = Longest()
+    ranked(Floor(backend, Fixed(1, 9, 2, 8), below=2), 4)
+    assert backend.seen == [TEXTS[1], TEXTS[3]]  # in the floor's order
 
 
-def test_who_is_not_far_down_keeps_the_place():
-    assert order(ranked(Floor(Fixed(1, 3, 2, 0), below=3, top=1), 4)) == [1, 2, 0, 3]
+def test_what_is_far_down_follows_in_the_floors_order():
+    assert order(ranked(Floor(Longest(), Fixed(0.2, 0.9, 0.1, 0.8), below=2), 4)) == [3, 1, 0, 2]
 
 
-def test_a_list_that_is_short_is_left_as_it_is():
-    assert order(ranked(Floor(Fixed(1, 3, 2)), 3)) == [1, 2, 0]
+def test_a_list_that_is_short_is_the_backends():
+    assert order(ranked(Floor(Longest()), 3)) == [2, 1, 0]
 
 
-def test_a_text_that_is_kept_out_does_not_move_up_where_the_others_have_no_score():
-    ranking = ranked(Floor(Fixed(1.0, None, None, 9.0, degraded="deadline"), below=2, top=2), 4)
-    assert order(ranking)[0] == 0
-    assert ranking[1].index != 3
+def test_details_of_the_backend_stay_with_their_texts():
+    backend = Fixed(1, 2, details=[{"a": 1}, {"b": 2}])
+    ranking = ranked(Floor(backend, Fixed(0.1, 0.9, 0.8), below=2), 3)
+    assert {hit.index: hit.details for hit in ranking} == {1: {"a": 1}, 2: {"b": 2}, 0: {"floor_rank": 3}}
+
+
+def test_what_is_far_down_does_not_rise_above_what_has_no_score():
+    ranking = ranked(Floor(Fixed(1.0, None, None, degraded="deadline"), below=3), 5)
+    assert order(ranking) == [0, 1, 2, 3, 4]
+    assert [hit.raw_score for hit in ranking] == [5, None, None, None, None]
     assert ranking.degraded == "deadline"
 
 
 def test_usage_is_that_of_both_and_what_lacks_is_told():
     backend = Fixed(1, 2, usage=Usage(calls=2), truncated=1)
     floor = Fixed(1, None, usage=Usage(calls=1), degraded="deadline")
-    ranking = ranked(Floor(backend, floor, below=2, top=2), 2)
+    ranking = ranked(Floor(backend, floor, below=2), 2)
     assert (ranking.usage.calls, ranking.truncated, ranking.degraded) == (3, 1, "incomplete")
 
 
@@ -78,19 +99,18 @@ def test_no_floor_is_no_ranking():
         ranked(Floor(Fixed(1, 2), Failing()), 2)
 
 
-@given(st.data(), st.integers(1, 30), st.integers(1, 8), st.integers(0, 8))
-def test_nothing_is_lost_and_no_place_of_the_top_is_taken_by_what_is_far_down(data, n, top, more):
+@given(st.data(), st.integers(1, 30), st.integers(1, 30))
+def test_nothing_is_lost_and_what_is_far_down_is_behind_all_others(data, n, below):
     value = st.one_of(st.none(), st.floats(-5, 5))
-    mine, theirs = (Fixed(*data.draw(st.lists(value, min_size=n, max_size=n))) for _ in range(2))
-    floor = Floor(mine, theirs, below=top + more, top=top)
-    ranking = ranked(floor, n)
+    mine = Fixed(*data.draw(st.lists(value, min_size=min(n, below), max_size=min(n, below))))
+    theirs = Fixed(*data.draw(st.lists(value, min_size=n, max_size=n)))
+    ranking = ranked(Floor(mine, theirs, below=below), n)
     assert sorted(order(ranking)) == list(range(n))
-    far_down = set(order(ranked(theirs, n))[top + more :])
-    assert not [hit for hit in ranking[:top] if hit.raw_score is not None and hit.index in far_down]
+    assert order(ranking)[below:] == order(ranked(theirs, n))[below:]
 
 
 def test_both_ways_of_asking_give_the_same():
-    reranker = Reranker(Floor(Fixed(1, 2, 9), Fixed(3, 2, 1), below=2, top=1))
+    reranker = Reranker(Floor(Longest(), Fixed(3, 2, 1), below=2))
     assert order(asyncio.run(reranker.arerank("q", ["a", "b", "c"]))) == order(reranker.rerank("q", ["a", "b", "c"]))
 
 
@@ -102,17 +122,16 @@ def test_it_tells_who_it_is_made_of():
 
 
 def test_it_copies_and_pickles():
-    floor = Floor(FakeBackend(), below=12, top=3)
+    floor = Floor(FakeBackend(), below=12)
     for twin in (copy.deepcopy(floor), pickle.loads(pickle.dumps(floor))):
-        assert (twin.fingerprint, twin.below, twin.top) == (floor.fingerprint, 12, 3)
+        assert (twin.fingerprint, twin.below) == (floor.fingerprint, 12)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"below": 5}, ValueError, "below must be at least 10, not 5"),
-        ({"top": 0}, ValueError, "top must be at least 1, not 0"),
-        ({"top": True}, TypeError, "top must be a whole number, not bool"),
+        ({"below": 0}, ValueError, "below must be at least 1, not 0"),
+        ({"below": True}, TypeError, "below must be a whole number, not bool"),
         (
             {"floor": Reranker()},
             TypeError,
