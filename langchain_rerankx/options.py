@@ -19,6 +19,9 @@ _SECRET = re.compile(
 )
 _SECRET_IN_URL = re.compile(r"://[^/@\s]+@|[?&][^=&\s]*(key|token|sig|secret)[^=&\s]*=", re.IGNORECASE)
 
+ASKING = ("listwise", "judge")
+"""Backends that ask a language model."""
+
 # What shows itself without telling more than it should; anything else may be a client or a model that holds a key.
 _PLAIN = (str, bytes, int, float, type(None), SecretStr, SecretBytes)
 
@@ -50,7 +53,16 @@ class Options(Mapping[str, object]):
         return self._backends.setdefault((name, model), made)
 
     def fallback(self, name: str) -> rerankx.Backend:
-        """Return the backend of that name without any options, the same one every time; raises what `backend` does."""
+        """Return the backend of that name without any options, the same one every time; raises what `backend` does.
+
+        Raises:
+            ValueError: It asks a language model, which is an option.
+        """
+        if name in ASKING:
+            raise ValueError(
+                f"{name!r} needs a language model, and no option reaches a fallback: as a fallback give the object:"
+                f" rerankx.Reranker({name!r}, llm=...).backend"
+            )
         made = self._fallbacks.get(name)
         return self._fallbacks.setdefault(name, rerankx.Reranker(name).backend if made is None else made)
 
@@ -74,8 +86,12 @@ class Options(Mapping[str, object]):
     def __repr__(self) -> str:
         return repr(self.shown())
 
+    # Nobody can change it; copies share its backends, what these have spent, and clients, most of which cannot be copied.
+    def __copy__(self) -> Options:
+        return self
+
     def __deepcopy__(self, memo: object) -> Options:
-        return Options(self._options)  # a client among them is shared: most cannot be copied
+        return self
 
     def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
         named: set[str] = set()

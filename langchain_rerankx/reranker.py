@@ -18,7 +18,7 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
-from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
 from pydantic import (
     BeforeValidator,
     ConfigDict,
@@ -35,7 +35,7 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # typing's own makes pydantic refuse the input schema before Python 3.12
 
 import rerankx
-from langchain_rerankx.options import Opaque, Options
+from langchain_rerankx.options import ASKING, Opaque, Options
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -165,7 +165,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
             self._core().check(min_score=self.min_score)
         except TypeError as error:
             unknown = [name for name in self.options if f"no option {name!r}" in str(error)]
-            if near := _nearest_field(unknown):
+            if near := _hint_at_llm(self.backend, unknown) or _nearest_field(unknown):
                 raise TypeError(f"{error}{near}") from error
             raise
 
@@ -410,8 +410,27 @@ def _with_options(fields: Mapping[str, object], known: Container[str]) -> dict[s
 
 def refuse_language_model(given: object) -> None:
     """Raise a TypeError that says what to write, where a language model is given in place of a name or a reranker."""
-    if isinstance(getattr(given, "bound", given), BaseLanguageModel):
+    if is_language_model(given):
         raise TypeError(f'{type(given).__name__} is a language model, no reranker or name: write "listwise", llm=...')
+
+
+def is_language_model(given: object) -> bool:
+    """Return whether it is a language model, or what `bind`, `with_fallbacks`, `configurable_fields` and such make of one."""
+    while isinstance(given, Runnable) and not isinstance(given, BaseLanguageModel):
+        given = next((getattr(given, name) for name in ("bound", "runnable", "default") if hasattr(given, name)), None)
+    return isinstance(given, BaseLanguageModel)
+
+
+def _hint_at_llm(backend: object, unknown: Iterable[str]) -> str:
+    """Return what to write where one of the options that a backend does not have is a language model, else nothing."""
+    if not isinstance(backend, str) or {"llm", "chat_model", "language_model"}.isdisjoint(unknown):
+        return ""
+    if backend.partition(":")[0] in ASKING:
+        return "; did you mean 'llm'?"
+    return (
+        '; llm belongs to "listwise" and "judge": write rerank(retriever, "listwise", llm=...) or'
+        ' Reranker("listwise", llm=...)'
+    )
 
 
 def _nearest_field(names: Iterable[str]) -> str:

@@ -32,7 +32,14 @@ from langchain_rerankx.candidates import (
     most_to_choose_from,
     own_number,
 )
-from langchain_rerankx.reranker import Number, Reranker, RerankInput, not_default, refuse_language_model
+from langchain_rerankx.reranker import (
+    Number,
+    Reranker,
+    RerankInput,
+    is_language_model,
+    not_default,
+    refuse_language_model,
+)
 
 
 def rerank(
@@ -123,6 +130,10 @@ def rerank(
 
 
 def _as_retriever(value: object) -> Runnable[str, list[Document]]:
+    if is_language_model(value):  # a Runnable too
+        raise TypeError(
+            f'{type(value).__name__} is a language model, no retriever: write rerank(retriever, "listwise", llm=...)'
+        )
     if isinstance(value, Runnable):
         return value
     if hasattr(value, "as_retriever"):

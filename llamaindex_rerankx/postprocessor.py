@@ -54,6 +54,8 @@ _UNWRITABLE = object()
 
 _ASKING = ("listwise", "judge")
 """Backends that ask a language model."""
+_NOBODY = "Settings.llm"
+"""The name of a model that is asked nothing: as long as it is not known who is."""
 _making = threading.Lock()
 
 
@@ -65,7 +67,8 @@ class Rerank(BaseNodePostprocessor):
     Returns new `RerankedNode` objects around the same node objects; nothing that came in is changed, metadata included: prompts,
     embeddings and hashes stay as they were. Nodes without text are never sent to the backend; they come last, with score 0.0.
 
-    "listwise" and "judge" ask a language model: `llm`, an LLM of LlamaIndex's, or else `Settings.llm`.
+    "listwise" and "judge" ask a language model: `llm`, an LLM of LlamaIndex's, and without it `Settings.llm`. Where that was
+    never set, it is OpenAI's gpt-3.5-turbo if there is a key for it, and else an error.
 
         Rerank("listwise", top_n=5)
         Rerank("judge", llm=OpenAI(model="gpt-6-luna"), min_score=0.5)
@@ -75,9 +78,10 @@ class Rerank(BaseNodePostprocessor):
     is to rank as well, pass it as `llm`. The LLM's events and spans are within those of the reranking.
 
     `to_dict` holds no function, no object such as an LLM or a client among the options, and no option whose name suggests a
-    secret: give those to `from_dict` again, or have the backend read them from the environment. A `Backend` object does not
-    survive `to_dict`; it does survive pickle. A pickle holds no key either: it is read from the environment where it is loaded.
-    What cannot be read there, such as headers or an LLM, does not pickle.
+    secret: give those to `from_dict` again, or have the backend read them from the environment. A `Backend` object and an `llm`
+    are written by what they are, "<OpenAI>", and have to be given again: `from_dict(data, llm=...)`. A `Backend` object does
+    survive pickle. A pickle holds no key either: it is read from the environment where it is loaded. What cannot be read there,
+    such as headers or an LLM, does not pickle.
 
     Args:
         backend: A name such as "embedded" or "backend:model", a `rerankx.Backend`, or a ready `rerankx.Reranker`.
@@ -102,9 +106,11 @@ class Rerank(BaseNodePostprocessor):
     Raises:
         UnknownBackendError: No backend of that name.
         MissingDependencyError: It needs a package that is not installed.
-        TypeError: An option that the backend does not have, or one given with an object that is already configured.
+        TypeError: An option that the backend does not have, one given with an object that is already configured, or what
+            `to_dict` wrote in place of an LLM.
         ValueError: An argument out of its range; `top_n` and `min_score` are also checked on assignment. Or, when nodes are
-            ranked: there is no `llm`, and no `Settings.llm`, or LlamaIndex's `MockLLM` in its place.
+            ranked: there is no `llm`, and no `Settings.llm`, or LlamaIndex's `MockLLM` in its place. Or "listwise" or "judge" by
+            name as a fallback, which has no `llm`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, validate_assignment=True)
@@ -163,11 +169,14 @@ class Rerank(BaseNodePostprocessor):
             for given in (backend, model):
                 if isinstance(given, BaseLLM):
                     raise TypeError(f'{type(given).__name__} is an LLM, no name: write Rerank("listwise", llm=...)')
-            checked = _asking_nobody(options) if _is_for_settings(backend, model, options) else options
+            _refuse_what_stands_for_an_llm(options)
+            _refuse_asking_fallback(fallback)
+            for_settings = _is_for_settings(backend, model, options)
+            checked = _asking_nobody(options) if for_settings else options
             try:
                 reranker = Reranker(
                     backend,
-                    model=model,
+                    model=_NOBODY if for_settings else model,
                     fallback=fallback,
                     on_error=on_error,
                     deadline_s=deadline_s,
@@ -176,7 +185,7 @@ class Rerank(BaseNodePostprocessor):
                 )
             except TypeError as error:
                 unknown = [name for name in options if f"no option {name!r}" in str(error)]
-                if near := "".join(map(_nearest, unknown)):
+                if near := "".join(_nearest(name, backend) for name in unknown):
                     raise TypeError(f"{error}{near}") from error
                 raise
         reranker.check(min_score=min_score)
@@ -275,16 +284,20 @@ class Rerank(BaseNodePostprocessor):
             if self._latest is None or self._latest[0] is not llm:
                 behind = self._reranker.backend
                 others = behind.backends[1:] if isinstance(behind, Fallback) else None  # with their models, once loaded
-                self._latest = (llm, self._made({**self._options, "llm": llm}, fallback=others))
+                self._latest = (llm, self._made({**self._options, "llm": llm}, model=None, fallback=others))
             return self._latest[1]
 
     def _made(
-        self, options: Mapping[str, object], *, fallback: str | Backend | Sequence[str | Backend] | None
+        self,
+        options: Mapping[str, object],
+        *,
+        model: str | None,
+        fallback: str | Backend | Sequence[str | Backend] | None,
     ) -> Reranker:
         assert isinstance(self.backend, str), "anything else is there already"
         return Reranker(
             self.backend,
-            model=self.model,
+            model=model,
             fallback=fallback,
             on_error=self.on_error,
             deadline_s=self.deadline_s,
@@ -356,7 +369,8 @@ class Rerank(BaseNodePostprocessor):
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Return the fields and the options, flat, as the constructor takes them."""
-        dumped = {**handler(self), **_without_secrets(self._options), "class_name": self.class_name()}
+        written = _marked(_without_secrets(self._options), self._options.get("llm"))
+        dumped = {**handler(self), **written, "class_name": self.class_name()}
         if isinstance(self.backend, Reranker):  # which has these two, and would not take them beside it
             dumped = {name: value for name, value in dumped.items() if name not in ("on_error", "deadline_s")}
         return dumped
@@ -380,7 +394,9 @@ class Rerank(BaseNodePostprocessor):
         if isinstance(self.backend, str):
             for_settings = _is_for_settings(self.backend, self.model, self._options)
             self._reranker = self._made(
-                _asking_nobody(self._options) if for_settings else self._options, fallback=self.fallback
+                _asking_nobody(self._options) if for_settings else self._options,
+                model=_NOBODY if for_settings else self.model,
+                fallback=self.fallback,
             )
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Rerank:
@@ -403,23 +419,52 @@ def _is_for_settings(backend: object, model: str | None, options: Mapping[str, o
 
 
 def _asking_nobody(options: Mapping[str, object]) -> dict[str, object]:
-    """Return the options, so that they can be checked before there is an LLM: what it costs is not known then."""
-    return {**options, "llm": _nobody, "price": options.get("price") or {"per_million_tokens": 0.0}}
+    """Return the options for a model `_NOBODY`, so that they can be checked before there is an LLM.
 
-
-def _nobody(messages: object) -> str:
-    raise NotImplementedError
+    What it lacks is not known then, and what it costs neither. With an address and a key nothing is read from the environment.
+    """
+    price = options.get("price")
+    free = {"per_million_tokens": 0.0, "per_million_output_tokens": 0.0}
+    nowhere = {"base_url": "http://localhost", "api_key": "none"}
+    return {**options, **nowhere, "price": free if price is None else price}
 
 
 def _llm_of_settings(backend: object) -> BaseLLM:
-    needed = f"Rerank({backend!r}) needs a language model: pass llm=, or set Settings.llm"
+    needed = f"Rerank({backend!r}) needs a language model"
     try:
         llm = Settings.llm
-    except (ImportError, ValueError) as error:  # of LlamaIndex's default, OpenAI's: no package, no key
-        raise ValueError(f"{needed}, whose default, OpenAI's, is not to be had ({type(error).__name__})") from error
+    except (ImportError, ValueError) as error:  # of LlamaIndex's default: no package, no key
+        raise ValueError(
+            f"{needed}: pass llm=, or set Settings.llm. Settings.llm was never set, and LlamaIndex's default, OpenAI's"
+            " gpt-3.5-turbo, needs llama-index-llms-openai and OPENAI_API_KEY"
+        ) from error
     if type(llm) is MockLLM:  # it repeats what it is asked, in which there are ids and grades
-        raise ValueError(f"{needed}, which is MockLLM: LlamaIndex's for none")
+        raise ValueError(f"{needed}, and Settings.llm is None (LlamaIndex puts MockLLM there): set it, or pass llm=")
     return llm
+
+
+def _refuse_asking_fallback(fallback: object) -> None:
+    several = isinstance(fallback, Sequence) and not isinstance(fallback, str)
+    for one in fallback if several else [fallback]:  # type: ignore[attr-defined] # of a sequence
+        if isinstance(one, str) and one in _ASKING:
+            raise ValueError(
+                f"{one!r} needs a language model, and no option reaches a fallback: as a fallback give the object:"
+                f" rerankx.Reranker({one!r}, llm=...).backend"
+            )
+
+
+def _marked(written: dict[str, object], llm: object) -> dict[str, object]:
+    """Return what is written of the options, with a mark where an LLM is missing: without it another one would be asked."""
+    return written if llm is None or "llm" in written else {**written, "llm": f"<{type(llm).__name__}>"}
+
+
+def _refuse_what_stands_for_an_llm(options: Mapping[str, object]) -> None:
+    llm = options.get("llm")
+    if isinstance(llm, str) and re.fullmatch(r"<\w+>", llm):
+        raise TypeError(
+            f"llm is {llm!r}, which to_dict() writes in place of a language model: pass that itself,"
+            " Rerank.from_dict(data, llm=...)"
+        )
 
 
 def _tell_of_failures(attempts: Iterable[Attempt]) -> None:
@@ -502,9 +547,18 @@ def _cleaned(value: object) -> object:
         return _UNWRITABLE if _SECRET_IN_URL.search(value) else value
     if isinstance(value, Mapping):
         return _without_secrets(value)
-    if isinstance(value, list | tuple):
-        return [item for item in map(_cleaned, filter(_tells_no_secret, value)) if item is not _UNWRITABLE]
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [item for item in map(_cleaned, filter(_tells_no_secret, value)) if item is not _UNWRITABLE]
+        return items if isinstance(value, list | tuple) else _in_order(items)
     return value if isinstance(value, int | float | None) else _UNWRITABLE
+
+
+def _in_order(items: list[Any]) -> list[Any]:
+    """Return what a set held in an order that is always the same: sorted, or by what is shown of items of different types."""
+    try:
+        return sorted(items)
+    except TypeError:
+        return sorted(items, key=repr)
 
 
 def _tells_no_secret(item: object) -> bool:
@@ -513,8 +567,15 @@ def _tells_no_secret(item: object) -> bool:
     return not (pair and _SECRET.search(item[0]))  # type: ignore[index] # only of a pair
 
 
-def _nearest(option: str) -> str:
-    """Return what an option that is unknown may have been meant for, else nothing."""
+def _nearest(option: str, backend: object) -> str:
+    """Return what an option that the backend does not have may have been meant for, else nothing."""
+    if option in ("llm", "chat_model", "language_model"):
+        if str(backend).partition(":")[0] in _ASKING:
+            return "; did you mean 'llm'?"
+        return (
+            '; llm belongs to "listwise" and "judge": write rerank(retriever, "listwise", llm=...) or'
+            ' Rerank("listwise", llm=...)'
+        )
     if option == "similarity_top_k" or get_close_matches(option, ["candidates"], cutoff=0.75):
         return "; candidates is an argument of rerank()"
     own = [name for name in signature(Rerank.__init__).parameters if name not in ("self", "options")]

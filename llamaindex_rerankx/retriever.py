@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast, overload
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.indices.base import BaseIndex
@@ -277,6 +278,8 @@ def _refusal(target: object) -> TypeError:
         fix = "build it with node_postprocessors=[Rerank(...)]"
     elif isinstance(target, list | tuple):
         fix = "for nodes, call Rerank(...).postprocess_nodes(nodes, query_str=...)"
+    elif isinstance(target, BaseLLM):
+        fix = 'write rerank(retriever, "listwise", llm=...)'
     else:
         fix = "pass a BaseRetriever or a RetrieverQueryEngine"
     return TypeError(f"{type(target).__name__} cannot be reranked: {fix}")

@@ -19,7 +19,8 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from langchain_openai import ChatOpenAI
 from langchain_stage import BEST, QUESTION, FromList, Tracer, documents, pages, runs, scores
 
-from langchain_rerankx import Reranker, rerank
+import rerankx
+from langchain_rerankx import Reranker, RerankRetriever, rerank
 from rerankx import AuthenticationError, BackendError, BudgetError, DeadlineError, ReplyError
 from rerankx.testing import FakeBackend
 
@@ -203,6 +204,18 @@ def test_limits_hold_over_calls(stage, invoke):
     with pytest.raises(BudgetError):
         invoke(limited, QUESTION)
     assert len(stage.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda made: made.model_copy(), lambda made: made.model_copy(deep=True)],
+    ids=["copy", "deepcopy", "model_copy", "model_copy, deep"],
+)
+def test_a_copy_spends_from_the_same_limit(copied):
+    limited = Reranker("listwise", llm=scripted.ranker, max_calls=1)
+    assert pages(limited.invoke(asked())) == BEST
+    with pytest.raises(BudgetError):
+        copied(limited).invoke(asked())
 
 
 # Its trace
@@ -585,6 +598,59 @@ def test_a_model_in_the_wrong_place_is_told_the_right_one(stage, mistake):
     ) as raised:
         mistake(model(stage))
     assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda llm: llm,
+        lambda llm: llm.bind(max_tokens=9),
+        lambda llm: llm.bind(max_tokens=9).with_retry(),
+        lambda llm: llm.with_fallbacks([llm]),
+        lambda llm: llm.configurable_fields(max_tokens=ConfigurableField(id="n")).with_retry(),
+    ],
+    ids=["model", "bound", "bound twice", "with fallbacks", "configurable"],
+)
+@pytest.mark.parametrize("make", [rerank, lambda llm: RerankRetriever(base_retriever=llm)], ids=["rerank", "class"])
+def test_a_model_is_no_retriever(stage, wrapped, make):
+    with pytest.raises(
+        TypeError, match=r'is a language model, no retriever: write rerank\(retriever, "listwise", llm=\.\.\.\)'
+    ) as raised:
+        make(wrapped(model(stage)))
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["llm", "chat_model", "language_model"])
+@pytest.mark.parametrize("make", [Reranker, retriever], ids=["Reranker", "rerank"])
+def test_a_model_for_a_backend_that_asks_none_is_told_which_do(stage, make, name):
+    with pytest.raises(TypeError, match=f"backend 'embedded' has no option '{name}'") as raised:
+        make(**{name: model(stage)})
+    assert str(raised.value).endswith(
+        '; llm belongs to "listwise" and "judge": write rerank(retriever, "listwise", llm=...) or Reranker("listwise", llm=...)'
+    )
+
+
+@pytest.mark.parametrize("name", ["chat_model", "language_model"])
+@pytest.mark.parametrize("backend", ["listwise", "judge", "listwise:mine"])
+@pytest.mark.parametrize("make", [Reranker, retriever], ids=["Reranker", "rerank"])
+def test_other_names_for_a_model_are_told_ours(stage, make, backend, name):
+    with pytest.raises(TypeError, match=f"has no option '{name}'.*; did you mean 'llm'[?]$"):
+        make(backend, **{name: model(stage)})
+
+
+@pytest.mark.parametrize("name", ["listwise", "judge"])
+@pytest.mark.parametrize("around", [lambda name: name, lambda name: ["embedded", name]], ids=["one", "of several"])
+def test_a_fallback_that_asks_a_model_is_an_object(stage, name, around):
+    for make in (Reranker, retriever):
+        with pytest.raises(ValueError, match="as a fallback give the object") as raised:
+            make("listwise", llm=model(stage), fallback=around(name))
+        assert f"rerankx.Reranker({name!r}, llm=...).backend" in str(raised.value)
+
+
+def test_such_an_object_answers_as_a_fallback(stage, invoke):
+    stage.brain = scripted.grader
+    judge = rerankx.Reranker("judge", llm=model(stage)).backend
+    assert pages(invoke(Reranker("listwise", llm=model(_dead()), fallback=judge), asked())) == GRADED
 
 
 def test_a_model_is_no_fallback(stage):

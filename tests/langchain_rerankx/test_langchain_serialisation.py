@@ -63,13 +63,19 @@ def test_a_copy_has_the_key(named, copied):
     assert named[-1].headers == {"Authorization": f"Bearer {KEY}"}
 
 
-def test_a_deep_copy_shares_a_client_that_cannot_be_copied(named):
+@pytest.mark.parametrize("copied", [*COPIES[:2], lambda made: made.model_copy(deep=True)])
+def test_a_copy_shares_the_backend_and_a_client_that_cannot_be_copied(named, copied):
     client = threading.Lock()
-    made = copy.deepcopy(Reranker("named", headers={"client": client}))
+    made = copied(Reranker("named", headers={"client": client}))
     assert made.options["headers"] == {"client": client}
-    assert len(named) == 1
     made.invoke({"query": QUESTION, "documents": documents()})
-    assert len(named) == 2
+    assert len(named) == 1
+
+
+@pytest.mark.parametrize("copied", COPIES[:2])
+def test_a_copy_of_options_is_the_same(copied):
+    options = Options({"api_key": KEY})
+    assert copied(options) is options
 
 
 def test_a_deep_copy_shares_a_backend_object_which_may_hold_a_lock():
@@ -298,6 +304,7 @@ def test_without_the_secrets_map_the_backend_gets_no_key(named):
         ("jina-api", "JINA_API_KEY"),
         ("mixedbread", "MXBAI_API_KEY"),
         ("llamacpp", "LLAMA_API_KEY"),
+        ("listwise:m", "RERANKX_LLM_API_KEY"),  # with an address that is not OpenAI's, as here
     ],
 )
 def test_keys_are_called_as_their_providers_call_them(backend, variable):

@@ -27,13 +27,15 @@ from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChat
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.instrumentation.span import BaseSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata, MockLLM
 from llama_index.core.schema import QueryBundle
 from llama_index.llms.openai_like import OpenAILike
 from llamaindex_stage import QUESTION, Callbacks, ids, index_of, retrieved
 
+import rerankx
 from llamaindex_rerankx import Rerank, RerankRetriever, rerank
 from rerankx import AuthenticationError, BackendError, BudgetError, DeadlineError, ReplyError
+from rerankx.testing import FakeBackend
 
 KEY = scripted.KEY
 SLOW = Said(delay_s=30)
@@ -289,14 +291,18 @@ def test_a_retriever_asks_the_llm_of_the_settings(stage, how):
 
 @how
 @pytest.mark.parametrize("wrong", [None, ImportError("no package")], ids=["no key", "no package"])
-def test_without_any_llm_it_says_what_to_pass(monkeypatch, how, wrong):
+def test_without_any_llm_it_says_what_is_missing(monkeypatch, how, wrong):
     def refuse(*_args, **_more):
         raise wrong
 
     if wrong is not None:  # else LlamaIndex takes OpenAI's, for which there is no key
         monkeypatch.setattr("llama_index.core.settings.resolve_llm", refuse)
-    with pytest.raises(ValueError, match=r"needs a language model: pass llm=, or set Settings\.llm, whose default"):
+    with pytest.raises(ValueError, match=r"needs a language model: pass llm=, or set Settings\.llm\.") as raised:
         ranked(Rerank("listwise", on_error="input_order"), how)
+    assert str(raised.value).endswith(
+        "Settings.llm was never set, and LlamaIndex's default, OpenAI's gpt-3.5-turbo, needs llama-index-llms-openai and"
+        " OPENAI_API_KEY"
+    )
 
 
 @how
@@ -304,15 +310,67 @@ def test_without_any_llm_it_says_what_to_pass(monkeypatch, how, wrong):
 @pytest.mark.filterwarnings("ignore:.*MockLLM")
 def test_an_llm_that_is_disabled_ranks_nothing(how, backend, capsys):
     Settings.llm = None
-    with pytest.raises(ValueError, match=r"needs a language model: pass llm=, or set Settings\.llm, which is MockLLM"):
+    with pytest.raises(ValueError, match="needs a language model") as raised:
         ranked(Rerank(backend), how)
+    assert str(raised.value).endswith("Settings.llm is None (LlamaIndex puts MockLLM there): set it, or pass llm=")
 
 
 def test_no_nodes_need_no_llm():
     assert ranked(Rerank("listwise"), nodes=[]) == []
 
 
-@pytest.mark.parametrize("wrong", [{"windw": 4}, {"window": 1}, {"deadline_s": -1}])
+@how
+def test_a_first_token_is_asked_of_the_llm_of_the_settings_and_no_warning_is_given(stage, how, caplog):
+    stage.brain = scripted.pointer
+    reranker = Rerank("listwise", strategy="first-token", top_n=2)
+    Settings.llm = model(stage)
+    assert ids(ranked(reranker, how)) == FIRST[:2]
+    assert stage.bodies[0]["logprobs"] is True
+    assert [record for record in caplog.records if record.name == "rerankx"] == []
+
+
+class OnlyCompletes(CustomLLM):
+    """Takes no options, and so tells no log-probabilities."""
+
+    @property
+    def metadata(self):
+        return LLMMetadata(model_name="plain")
+
+    def complete(self, prompt, formatted=False, **kwargs):
+        return CompletionResponse(text=scripted.ranker({"messages": [{"role": "user", "content": prompt}]}))
+
+    def stream_complete(self, prompt, formatted=False, **kwargs):
+        raise NotImplementedError
+
+
+def test_an_llm_of_the_settings_that_tells_no_log_probabilities_is_told_of_when_it_is_asked(caplog):
+    reranker = Rerank("listwise", strategy="first-token", top_n=2)
+    Settings.llm = OnlyCompletes()
+    assert ids(ranked(reranker)) == FIRST[:2]
+    (said,) = {record.getMessage() for record in caplog.records if record.name == "rerankx"}
+    assert said.startswith("listwise:plain tells no log-probabilities")
+
+
+@pytest.mark.parametrize("used", [lambda made: made, lambda made: pickle.loads(pickle.dumps(made))])
+def test_nobody_is_asked_and_no_key_read_while_there_is_no_llm(monkeypatch, used):
+    monkeypatch.setenv("RERANKX_LLM_API_KEY", KEY)
+    made = used(Rerank("listwise", budget_usd=1.0, fallback="embedded"))
+    assert made._reranker.backend.backends[0]._key.reveal() != KEY
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"windw": 4},
+        {"window": 1},
+        {"deadline_s": -1},
+        {"lacks": ["wings"]},
+        {"on_bad_reply": "shrug"},
+        {"price": {}},
+        {"max_concurrency": 0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
 def test_a_wrong_option_is_told_before_there_is_an_llm(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         Rerank("listwise", **wrong)
@@ -624,9 +682,28 @@ def test_no_key_is_shown(stage, events, how, of_settings):
 def test_an_llm_is_not_written_and_may_be_given_again(stage, run):
     llm = model(stage)
     data = json.loads(Rerank("listwise", llm=llm, top_n=2, window=12).to_json())
-    assert "llm" not in data
-    assert data["window"] == 12
+    assert (data["llm"], data["window"]) == ("<OpenAILike>", 12)
     assert ids(run(Rerank.from_dict(data, llm=llm), retrieved(), QueryBundle(QUESTION))) == FIRST[:2]
+
+
+@pytest.mark.parametrize("backend", ["listwise", "judge"])
+@pytest.mark.parametrize("of", [model, lambda stage: scripted.ranker], ids=["llm", "function"])
+def test_another_llm_is_never_asked_in_place_of_one_that_was_not_written(stage, backend, of):
+    with ChatStage(scripted.lazy) as other:
+        Settings.llm = model(other)
+        made = Rerank(backend, llm=of(stage))
+        for data in (made.to_dict(), json.loads(made.to_json()), made.model_dump(mode="json")):
+            with pytest.raises(
+                TypeError, match=r"which to_dict\(\) writes in place of a language model: pass that itself"
+            ):
+                Rerank.from_dict(data)
+        assert other.requests == []
+
+
+def test_an_llm_that_is_none_is_that_of_the_settings_and_written_so():
+    data = Rerank("listwise", llm=None).to_dict()
+    assert data["llm"] is None
+    Rerank.from_dict(data)
 
 
 @pytest.mark.parametrize("fallback", [None, "embedded"])
@@ -667,6 +744,44 @@ def test_an_llm_in_the_wrong_place_is_told_the_right_one(stage, mistake):
     ) as raised:
         mistake(model(stage))
     assert KEY not in str(raised.value)
+
+
+def test_an_llm_is_nothing_to_be_reranked(stage):
+    with pytest.raises(TypeError, match=r'cannot be reranked: write rerank\(retriever, "listwise", llm=\.\.\.\)'):
+        rerank(model(stage))
+
+
+@pytest.mark.parametrize("name", ["llm", "chat_model", "language_model"])
+@pytest.mark.parametrize("make", [Rerank, lambda **options: rerank(Fixed(), **options)], ids=["Rerank", "rerank"])
+def test_an_llm_for_a_backend_that_asks_none_is_told_which_do(stage, make, name):
+    with pytest.raises(TypeError, match=f"backend 'embedded' has no option '{name}'") as raised:
+        make(**{name: model(stage)})
+    assert str(raised.value).endswith(
+        '; llm belongs to "listwise" and "judge": write rerank(retriever, "listwise", llm=...) or Rerank("listwise", llm=...)'
+    )
+
+
+@pytest.mark.parametrize("name", ["chat_model", "language_model"])
+@pytest.mark.parametrize("backend", ["listwise", "judge", "listwise:mine"])
+def test_other_names_for_an_llm_are_told_ours(stage, backend, name):
+    with pytest.raises(TypeError, match=f"has no option '{name}'.*; did you mean 'llm'[?]$"):
+        Rerank(backend, **{name: model(stage)})
+
+
+@pytest.mark.parametrize("name", ["listwise", "judge"])
+@pytest.mark.parametrize("backend", ["embedded", "listwise", FakeBackend()], ids=["other", "asking", "object"])
+@pytest.mark.parametrize("around", [lambda name: name, lambda name: ["embedded", name]], ids=["one", "of several"])
+def test_a_fallback_that_asks_an_llm_is_an_object(name, backend, around):
+    with pytest.raises(ValueError, match="as a fallback give the object") as raised:
+        Rerank(backend, fallback=around(name))
+    assert f"rerankx.Reranker({name!r}, llm=...).backend" in str(raised.value)
+
+
+def test_such_an_object_answers_as_a_fallback(stage, run):
+    stage.brain = scripted.grader
+    judge = rerankx.Reranker("judge", llm=model(stage)).backend
+    found = run(Rerank("listwise", llm=model(_dead()), fallback=judge), retrieved(), QueryBundle(QUESTION))
+    assert sorted(ids(found)[:2]) == GRADED
 
 
 @pytest.mark.parametrize("more", [{"model": "mine"}, {"api_key": KEY}, {"base_url": "http://host"}])

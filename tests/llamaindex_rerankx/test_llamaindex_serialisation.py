@@ -251,6 +251,30 @@ def test_objects_among_the_options_stay_out_of_to_dict(installed_backends):
     assert json.dumps(dumped)
 
 
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_goes_to_to_dict_as_a_sorted_list(installed_backends, kind):
+    options = {"fields": kind(["b", "c", "a"]), "sizes": kind([10, 2, 1]), "within": [kind(["a"])], "none": kind()}
+    dumped = Rerank("overlap", **options).to_dict()
+    assert {name: dumped[name] for name in options} == {
+        "fields": ["a", "b", "c"],
+        "sizes": [1, 2, 10],
+        "within": [["a"]],
+        "none": [],
+    }
+
+
+def test_no_secret_within_a_set_is_serialised(installed_backends):
+    pairs = {("Authorization", "s3cr3t"), ("X-Team", "search")}
+    urls = frozenset(["https://user:s3cr3t@host", "https://host"])
+    dumped = Rerank("overlap", headers=pairs, urls=urls).to_dict()
+    assert (dumped["headers"], dumped["urls"]) == ([["X-Team", "search"]], ["https://host"])
+
+
+def test_what_a_model_lacks_survives_to_dict(services):
+    data = json.loads(Rerank("listwise", lacks={"schema", "logprobs"}).to_json())
+    assert Rerank.from_dict(data).to_dict()["lacks"] == ["logprobs", "schema"]
+
+
 def test_numbers_of_numpy_and_paths_go_to_to_dict(installed_backends):
     dumped = Rerank("overlap", weight=np.float32(0.5), folder=Path("a/b"), sizes=[np.int64(3)]).to_dict()
     assert (dumped["weight"], dumped["folder"], dumped["sizes"]) == (0.5, str(Path("a/b")), [3])
