@@ -121,6 +121,8 @@ class Judge(Asking):
     async def _asked(self, job: Job, query: str, texts: Sequence[str], top_n: int | None) -> Scores:
         query = fenced_query(query)
         room = await self.room(job, self._prompt(query, "") + part("again"), reserved=_ANSWER_TOKENS)
+        if room is not None:
+            room = max(room // self._template.text.count("{passage}"), 1)
         shown, truncated = shortened(texts, self.passage_tokens if room is None else min(room, self.passage_tokens))
         judged: list[_Judged] = []
         if not self.settled:  # so that it is found out once, and not by all at a time, what the model does not take
@@ -151,12 +153,8 @@ class Judge(Asking):
             return Question(prompt + again, self.wish(job, prompt + again, lacking), 1)
 
         try:
-            score = await self.first_token_answer(job, one_token, self._expected)
-            if score is not None:
-                return score, "log-probabilities"
-            score = await self.answer(job, in_words, self._written)
-            assert score is not None, "a written grade needs no feature"
-            return score, "text"
+            score, weighed = await self.likely_answer(job, one_token, self._expected, in_words, self._written)
+            return score, "log-probabilities" if weighed else "text"
         except ReplyError as error:
             if self._given["on_bad_reply"] == "raise":
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 from rerankx.errors import BackendError, ReplyError
@@ -149,7 +150,7 @@ class Listwise(Asking):
         self.keeps_order = on_bad_reply == "input_order"
         needs = ("query", "passages") if self.first_token else ("query", "passages", "answer")
         ours = builtin("first-token" if self.first_token else "listwise")
-        self.template = ours if prompt is None else own(prompt, needs=needs)
+        self.template = ours if prompt is None else own(prompt, needs=needs, may=["n"])
         self.generating = builtin("listwise") if self.first_token else self.template
         super().__init__(given, api_key=api_key)
         if self.first_token and "logprobs" in self._lacks:
@@ -217,6 +218,8 @@ class _Listing:
         if backend.first_token:
             skeleton = max(skeleton, backend.template.filled(query=self._query, passages="", n=""), key=tokens_in)
         room = await backend.room(self._job, skeleton, reserved=_TOKENS_BESIDE)
+        if room is not None:
+            room //= backend.template.text.count("{passages}")
         tokens = backend.passage_tokens
         if backend.all and (room is None or _each(room, self._n) >= min(tokens, longest)):
             window = self._n
@@ -268,11 +271,7 @@ class _Listing:
         """
         backend, passages = self._backend, [self._shown[window[place]] for place in shown]
         try:
-            order = await self._by_first_token(passages) if backend.first_token else None
-            if order is None:
-                if backend.first_token:
-                    self.generated.update(window)
-                order = await self._by_reply(passages)
+            order = await self._ordered(window, passages)
         except ReplyError:
             if not backend.keeps_order:
                 raise
@@ -286,36 +285,38 @@ class _Listing:
             self._job.moved = bool(self._job.moved) or list(order.indices) not in (in_order, in_order[::-1])
         return [shown[place] for place in order.indices]
 
-    async def _by_reply(self, passages: Sequence[str]) -> Order:
-        n = len(passages)
+    async def _ordered(self, window: Sequence[int], passages: Sequence[str]) -> Order:
+        """Return the order that the model gives the passages of a window, and note where it gave none by a first token."""
+        backend, n = self._backend, len(passages)
         block = fenced(passages, numbers(n))
 
-        def question(lacking: Collection[Feature], again: str) -> Question:
+        def in_words(lacking: Collection[Feature], again: str) -> Question:
             form = "answer-brackets" if "schema" in lacking else "answer-json"
             prompt = self._prompt(block, part(form) + again)
-            wish = self._backend.wish(self._job, prompt, lacking, schema=_schema(n))
+            wish = backend.wish(self._job, prompt, lacking, schema=_schema(n))
             return Question(prompt, wish, _TOKENS_PER_ID * n)
 
         def read(reply: Reply) -> tuple[Order, Sequence[str]]:
             order = read_order(reply.text, n)
             return order, order.repairs
 
-        order = await self._backend.answer(self._job, question, read)
-        assert order is not None, "an order needs no feature"
-        return order
+        if not backend.first_token:
+            written = await backend.answer(self._job, in_words, read)
+            assert written is not None, "an order in words needs no feature"
+            return written
+        lettered = fenced(passages, letters(n))
 
-    async def _by_first_token(self, passages: Sequence[str]) -> Order | None:
-        """Return the order in the first token's log-probabilities; None where there is none, and why is noted."""
-        backend, n = self._backend, len(passages)
-        block = fenced(passages, letters(n))
-
-        def question(lacking: Collection[Feature], again: str) -> Question | None:
+        def one_token(lacking: Collection[Feature], again: str) -> Question | None:
             if "logprobs" in lacking:
                 return None
-            prompt = backend.template.filled(query=self._query, passages=block, n=str(n))
+            prompt = backend.template.filled(query=self._query, passages=lettered, n=str(n))
             return Question(prompt, backend.wish(self._job, prompt, lacking, one_token=True), 1)
 
-        return await backend.first_token_answer(self._job, question, lambda found: order_of_first_token(found, n))
+        weigh = partial(order_of_first_token, n=n)
+        order, weighed = await backend.likely_answer(self._job, one_token, weigh, in_words, read)
+        if not weighed:
+            self.generated.update(window)
+        return order
 
     def _prompt(self, block: str, answer: str) -> str:
         n = str(block.count("</passage>"))

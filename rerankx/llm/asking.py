@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from rerankx.catalogue.chat_prices import CHAT_PRICES
 from rerankx.catalogue.prices import Price
-from rerankx.errors import BackendError, BudgetError, DeadlineError, ReplyError
+from rerankx.errors import BackendError, BudgetError, DeadlineError, RateLimitError, ReplyError
 from rerankx.interface import Scores, Usage, deadline, remaining_s
 from rerankx.llm.bridges import chat_of
 from rerankx.llm.chat import Chat, Feature, Reply, Unable, Wish
@@ -75,7 +75,6 @@ class Asking(Service):
         ValueError: An option out of its range, or neither a model nor an llm.
     """
 
-    secrets = MappingProxyType({"api_key": "OPENAI_API_KEY"})
     _price_form = '{"per_million_tokens": usd, "per_million_output_tokens": usd}'
 
     def __init__(self, given: Mapping[str, Any], *, api_key: str | None) -> None:
@@ -103,6 +102,7 @@ class Asking(Service):
         self._odd: int | None = 0  # how many first tokens were no answer; None once one was
         self.settled = False
         """Whether it is known what the model takes."""
+        self.secrets = {} if llm is not None else {"api_key": cast("OpenAIChat", self._chat).key_variable}
         super().__init__(
             {**given, "max_retries": (0 if self._chat.retries else 2) if retries is None else retries},
             key=self._chat.key,
@@ -226,7 +226,7 @@ class Asking(Service):
         problems, barred = list[str](), frozenset[Feature]()
         for last in (False, True):
             again = part("again").replace("{problem}", neutralised(problems[0])) if problems else ""
-            reply = await self._reply(job, question, barred, again)
+            reply = await self._reply(job, question, barred, again, set())
             if reply is None:
                 return None
             try:
@@ -251,13 +251,15 @@ class Asking(Service):
         question: Callable[[Collection[Feature], str], Question | None],
         barred: frozenset[Feature],
         again: str,
+        doubted: set[Feature],
     ) -> Reply | None:
         """Return the reply to a question, from which is left out what the model does not take."""
-        dropped = frozenset[Feature]()
+        dropped, named = frozenset[Feature](), frozenset[Feature]()
         while True:
             asked = question(self._lacks | barred | dropped, again)
             if asked is None:
-                self._note_lacks(dropped)
+                self._note_lacks(named)
+                doubted |= dropped - named  # guesses, that no reply has borne out
                 return None
             reply = await self._sent(job, asked)
             if isinstance(reply, Reply):
@@ -265,6 +267,7 @@ class Asking(Service):
                 self.settled = True
                 return reply
             blamed = reply.features & asked.wish.features
+            named |= blamed
             dropped |= blamed or {next(feature for feature in FEATURES if feature in asked.wish.features)}
 
     async def _sent(self, job: Job, asked: Question) -> Reply | Unable:
@@ -284,14 +287,15 @@ class Asking(Service):
                 return Usage(calls=int(reply.fault.sent))  # it was not read
             return self._usage(asked, reply.input_tokens, reply.output_tokens, reply.text)
 
+        def spent(usage: Usage) -> None:
+            job.usage += usage
+
+        estimate = self._usage(asked, None, None, None)
         try:
-            reply, usage = await self._policy.call(send, estimate=self._usage(asked, None, None, None), used=used)
-        except BackendError as error:
-            job.usage += error.usage or Usage()
-            if isinstance(error, ReplyError):  # a reply of which nothing could be read
-                self.tally.failed()
+            reply, _ = await self._policy.call(send, estimate=estimate, used=used, spent=spent)
+        except ReplyError:  # a reply of which nothing could be read
+            self.tally.failed()
             raise
-        job.usage += usage
         return reply
 
     def _usage(self, asked: Question, read: int | None, written: int | None, text: str | None) -> Usage:
@@ -312,11 +316,43 @@ class Asking(Service):
                 "%s:%s is asked without %s from now on: %s", self.name, self.model, ", ".join(sorted(new)), why
             )
 
+    async def likely_answer(
+        self,
+        job: Job,
+        one_token: Callable[[Collection[Feature], str], Question | None],
+        weigh: Callable[[Mapping[str, float]], T],
+        in_words: Callable[[Collection[Feature], str], Question],
+        read: Callable[[Reply], tuple[T, Sequence[str]]],
+    ) -> tuple[T, bool]:
+        """Return the answer in the log-probabilities of a first token, and True; else the one that is written, and False.
+
+        Args:
+            job: The ranking, which says why where it is False.
+            one_token: As in `first_token_answer`, with `weigh`.
+            weigh: Returns the answer in log-probabilities.
+            in_words: As in `answer`, with `read`; there is always a question.
+            read: Returns the answer in a reply.
+
+        Raises:
+            ReplyError: No answer, and none when it was asked again.
+            BackendError: No reply.
+        """
+        doubted = set[Feature]()
+        found = await self.first_token_answer(job, one_token, weigh, doubted)
+        if found is not None:
+            return found, True
+        answer = await self.answer(job, in_words, read)
+        assert answer is not None, "there is always a question"
+        if "logprobs" in doubted and self._odd is not None:
+            self._note_lacks({"logprobs"}, "the request was refused with it, and answered without")
+        return answer, False
+
     async def first_token_answer(
         self,
         job: Job,
         question: Callable[[Collection[Feature], str], Question | None],
         read: Callable[[Mapping[str, float]], T],
+        doubted: set[Feature],
     ) -> T | None:
         """Return the answer in the log-probabilities of the reply's first token; None where there is none, and `job` says why.
 
@@ -324,10 +360,12 @@ class Asking(Service):
             job: The ranking.
             question: As for `answer`, but that it returns None for a model without log-probabilities.
             read: Returns the answer in them, or raises `ReplyError`.
+            doubted: Filled with what the requests may have been refused for, where they do not say for what.
         """
-        reply = await self._reply(job, question, frozenset(), "")
+        reply = await self._reply(job, question, frozenset(), "", doubted)
         if reply is None:
             job.without = "the model's log-probabilities are not to be had"
+            self._count_odd(job.without)
             return None
         try:
             if reply.first_token is None:
@@ -336,15 +374,19 @@ class Asking(Service):
         except ReplyError as error:
             self.tally.failed()
             job.without = str(error)
-            if self._odd is not None:
-                self._odd += 1
-                if reply.first_token is None or self._odd >= _ODD_IN_A_ROW:
-                    self._note_lacks({"logprobs"}, job.without)
+            self._count_odd(job.without, sure=reply.first_token is None)
             return None
         self._odd = None
         self.tally.answered(())
         job.answers += 1
         return answer
+
+    def _count_odd(self, why: str, *, sure: bool = False) -> None:
+        """Note that a first token was no answer, and do without where none ever was."""
+        if self._odd is not None:
+            self._odd += 1
+            if sure or self._odd >= _ODD_IN_A_ROW:
+                self._note_lacks({"logprobs"}, why)
 
     def wish(
         self,
@@ -358,7 +400,7 @@ class Asking(Service):
         """Return what is wished of a reply, but for what the model lacks."""
         most = self._max_output_tokens
         if job.context is not None:  # some services refuse what might not fit
-            most = min(most, max(job.context - tokens_in(prompt), 16))
+            most = min(most, max(int(job.context * _ROOM) - tokens_in(prompt), 16))
         return Wish(
             max_tokens=None if "max_tokens" in lacking else 1 if one_token else most,
             temperature=None if "temperature" in lacking else 0.0,
@@ -417,10 +459,12 @@ def out_of_budget(error: BaseException) -> bool:
     if isinstance(error, BudgetError):
         return True
     left = remaining_s()
-    if left is None or not isinstance(error, DeadlineError):
+    if left is None or not isinstance(error, DeadlineError | RateLimitError):
         return False
-    unsent = error.usage is not None and not error.usage.calls
-    return unsent or left < _SOON_S  # and not what one request took too long for, long before the deadline
+    unsent = (
+        error.usage is not None and not error.usage.calls
+    )  # the rate allows none, or the queue is too long, before it
+    return unsent or (isinstance(error, DeadlineError) and left < _SOON_S)
 
 
 def shortened(texts: Sequence[str], tokens: int) -> tuple[list[str], int]:

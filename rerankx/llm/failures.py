@@ -16,7 +16,7 @@ import httpx
 from rerankx.errors import AuthenticationError, BackendError, DeadlineError, RateLimitError
 from rerankx.llm.chat import Messages, Unable, Wish
 from rerankx.llm.loaded import is_a
-from rerankx.llm.refusals import refusal_of
+from rerankx.llm.refusals import blamed_in, refusal_of
 from rerankx.network.faults import Fault, Quoted, of_exception, of_status
 
 T = TypeVar("T")
@@ -86,6 +86,10 @@ def fault_of(error: BaseException, *, address: str, texts: Sequence[str] = ()) -
             found = kind_of(one, address, texts)
             if found is not None:
                 return found
+    if any(isinstance(one, RuntimeError) and "event loop" in str(one).lower() for one in causes):
+        return Fault(
+            BackendError, "the model's client belongs to another event loop: keep to one, or call synchronously"
+        )
     return Fault(BackendError, f"the model raised {type(error).__name__}{_where(error)}", billed=True)
 
 
@@ -98,6 +102,10 @@ def _where(error: BaseException) -> str:
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an exception tells, of a reply that is none; None where it tells none."""
     response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # boto's
+        told = response.get("ResponseMetadata")
+        status = told.get("HTTPStatusCode") if isinstance(told, Mapping) else None
+        return int(status) if isinstance(status, int) and 300 <= status < 600 else None
     places = ((error, "status_code"), (response, "status_code"), (error, "status"), (error, "code"))
     for place, name in places:
         status = getattr(place, name, None)
@@ -109,6 +117,9 @@ def status_of(error: BaseException) -> int | None:
 def body_of(error: BaseException) -> str:
     """Return the body of such a reply, "" where it is not told; it may quote anything."""
     body = getattr(error, "body", None)
+    response = getattr(error, "response", None)
+    if body is None and isinstance(response, Mapping):
+        body = response.get("Error")
     if body is None:
         with suppress(Exception):  # one that was not read, or is closed
             body = getattr(getattr(error, "response", None), "text", None)
@@ -195,4 +206,9 @@ def problem_of(error: BaseException, messages: Messages, wish: Wish, *, address:
         status = status_of(one)
         if status is not None:
             return refusal_of(fault, status, body_of(one), sent=texts, features=wish.features)
+    for one in _causes(error):
+        blamed = blamed_in(str(one), sent=texts, features=wish.features)
+        if blamed and not isinstance(one, Fault | BackendError):
+            fault.again = fault.sick = False
+            return Unable(fault, blamed)
     return fault

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from types import FunctionType
 from typing import Any, get_args
-from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from rerankx.errors import ReplyError
 from rerankx.llm.chat import Chat, Feature, Messages, Reply, Wish, in_thread
 from rerankx.llm.failures import Raised, fault_of, outcome_of
+from rerankx.llm.identity import identity
 from rerankx.network.faults import Fault
 
 Function = Callable[[list[dict[str, str]]], str | Awaitable[str]]
@@ -31,12 +30,21 @@ class FunctionChat(Chat):
     """
 
     lacks = frozenset(get_args(Feature))
+    retries = True  # or not, as who wrote it likes
 
     def __init__(self, function: Function) -> None:
+        try:
+            inspect.signature(function).bind([])
+        except TypeError:
+            raise TypeError(
+                f"llm= takes a function of one argument, the messages; {_name(function)} takes others"
+            ) from None
+        except ValueError:  # a builtin, which does not tell
+            pass
         self._function = function
         self.model = _name(function)
         self.address = f"function:{self.model}"
-        self.settings = _identity(function)
+        self.settings = _settings(function)
 
     async def ask(self, messages: Messages, wish: Wish, *, blocking: bool) -> Reply:
         """Return the reply, of which nobody says why it ended. Nothing of the wish is granted.
@@ -70,18 +78,11 @@ def _is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
 
 
-def _identity(function: Function) -> str:
-    """Return what tells a function from others, also from those of the same name."""
-    if isinstance(function, FunctionType) and "<" not in function.__qualname__:
+def _settings(function: Function) -> str:
+    """Return where a function can be imported from; of any other, and of what is made in a function, who it is."""
+    if isinstance(function, FunctionType) and "<" not in function.__qualname__ and function.__closure__ is None:
         return f"{function.__module__}.{function.__qualname__}"
-    unique = uuid4().hex
-    try:
-        return _identities.setdefault(function, unique)
-    except TypeError:  # no weak reference, or no hash
-        return unique
-
-
-_identities: WeakKeyDictionary[Function, str] = WeakKeyDictionary()
+    return identity(function)
 
 
 def _name(function: object) -> str:

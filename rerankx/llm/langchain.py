@@ -14,6 +14,7 @@ from rerankx.errors import BackendError, ReplyError
 from rerankx.llm.chat import Chat, Feature, Messages, Reply, Unable, Wish, in_thread
 from rerankx.llm.endings import ending_of
 from rerankx.llm.failures import Raised, outcome_of, problem_of
+from rerankx.llm.identity import identity
 from rerankx.llm.loaded import is_a, loaded
 from rerankx.llm.openai import first_token
 from rerankx.network.faults import Fault
@@ -85,15 +86,9 @@ class LangChainChat(Chat):
         return _reply(outcome, tool_first=wish.schema is not None)
 
     def _granted(self, wish: Wish) -> Wish:
-        """Return what is passed on of a wish.
-
-        Raises:
-            Unable: It holds what does not go together.
-        """
+        """Return what is passed on of a wish."""
         if not self._is_chat:
             return Wish()
-        if wish.schema is not None and wish.top_logprobs > 0:
-            raise Unable(_unsent("structured output has no log-probabilities here"), frozenset(("schema",)))
         return Wish(
             max_tokens=wish.max_tokens if wish.top_logprobs > 0 else None,
             schema=wish.schema,
@@ -127,13 +122,20 @@ def _inner(llm: Any) -> Any:
 
 
 def _settings(llm: Any) -> str:
-    """Return how a model was made, with the names of its secrets in their place."""
+    """Return how a model was made, with the names of its secrets in their place; where it does not tell, who it is."""
+    told = True
+
+    def written(held: Any) -> object:
+        nonlocal told
+        found = held.to_json() if hasattr(held, "to_json") else None
+        told = told and isinstance(found, Mapping) and found.get("type") != "not_implemented"
+        return found
+
     try:
-        return json.dumps(
-            llm, sort_keys=True, default=lambda held: held.to_json() if hasattr(held, "to_json") else repr(held)
-        )
+        settings = json.dumps(llm, sort_keys=True, default=written)
     except Exception:  # of what somebody put into it
-        return repr(llm)
+        return identity(llm)
+    return settings if told else identity(llm)
 
 
 def _host(model: object) -> str:

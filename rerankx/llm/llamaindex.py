@@ -13,6 +13,7 @@ from rerankx.errors import ReplyError
 from rerankx.llm.chat import Chat, Feature, Messages, Reply, Wish, in_thread
 from rerankx.llm.endings import ending_of
 from rerankx.llm.failures import Raised, outcome_of, problem_of
+from rerankx.llm.identity import identity
 from rerankx.llm.loaded import is_a, loaded
 from rerankx.network.faults import Fault
 
@@ -95,12 +96,14 @@ def _metadata(llm: Any) -> object:
 
 
 def _settings(llm: Any) -> str:
-    """Return how an LLM was made, but for its key."""
+    """Return how an LLM was made, but for its key; of a class that is not LlamaIndex's, which may hold more, who it is."""
+    if not type(llm).__module__.startswith("llama_index."):
+        return identity(llm)
     try:
         told = {name: value for name, value in llm.to_dict().items() if name != "api_key"}
-        return json.dumps(told, sort_keys=True, default=repr)
+        return json.dumps(told, sort_keys=True)
     except Exception:  # of what somebody put into it
-        return repr(llm)
+        return identity(llm)
 
 
 def _host(llm: object) -> str:

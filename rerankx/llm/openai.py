@@ -23,6 +23,7 @@ from rerankx.network.service import checked_extra, checked_headers, find_key, to
 
 _OPENAI = "https://api.openai.com/v1"
 _PATH = "/chat/completions"
+_MODELS_TRIES = 3  # rankings in which it is asked, until it is taken for one that does not say
 _MODELS_S = 2.0  # for what a server says of its models: it is only good to know
 
 _CONTEXT = ("max_model_len", "context_length", "context_window", "max_context_length")
@@ -68,20 +69,22 @@ class OpenAIChat(Chat):
         if not model.strip():
             raise ValueError("model must be a name, as the service has it")
         self.model, self.lacks = model, frozenset(lacks)
-        from_environment = base_url is None
-        if base_url is None:
-            base_url = os.environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI
+        usual = os.environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI
+        from_environment = base_url is None or str(base_url).rstrip("/") == usual.rstrip("/")
+        base_url = usual if base_url is None else base_url
         self.address = _address(checked_base_url(base_url, who=model))
         self.host = urlsplit(self.address).hostname or ""
         self._openai = self.host == "api.openai.com" or self.host.endswith(".api.openai.com")
-        variable = "OPENAI_API_KEY" if from_environment or self._openai else "RERANKX_LLM_API_KEY"
-        self.key = find_key(api_key, [variable], needed=self._openai and not headers, who=model)
+        self.key_variable = "OPENAI_API_KEY" if from_environment or self._openai else "RERANKX_LLM_API_KEY"
+        """Where the key is read from, if none is given."""
+        self.key = find_key(api_key, [self.key_variable], needed=self._openai and not headers, who=model)
         self._headers, self._extra = checked_headers(headers or {}), _checked_extra(extra or {})
+        self.settings = json.dumps(self._extra, sort_keys=True)
         self._context = whole("context_tokens", context_tokens)
         count = whole("connections", connections) or 1
         self._given: dict[str, Any] = {
             "model": model,
-            "base_url": None if from_environment else base_url,
+            "base_url": base_url if base_url != usual else None,
             "headers": self._headers or None,
             "extra": self._extra or None,
             "context_tokens": context_tokens,
@@ -90,6 +93,7 @@ class OpenAIChat(Chat):
         }
         self._clients = PerLoop(lambda: http_client(count), httpx.AsyncClient.aclose, prepare=tls)
         self._found: tuple[int | None] | None = None  # what the endpoint says of the context, once it was asked
+        self._failures = 0  # to say so
         self._finding: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
 
     async def prepare(self) -> None:
@@ -128,6 +132,11 @@ class OpenAIChat(Chat):
             self._finding[loop] = asked = asyncio.Event()
             try:
                 self._found = (await self._find_context(),)
+            except (httpx.HTTPError, OSError, _NoReplyError):
+                self._failures += 1
+                if self._failures < _MODELS_TRIES:
+                    return None  # it may still be loading
+                self._found = (None,)
             finally:  # where it was cancelled, who waits asks in its place
                 del self._finding[loop]
                 asked.set()
@@ -148,7 +157,10 @@ class OpenAIChat(Chat):
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if wish.top_logprobs > 0:
             body |= {"logprobs": True, "top_logprobs": wish.top_logprobs}
-        return {**body, **self._extra}
+        body |= self._extra
+        if wish.top_logprobs > 0 and wish.max_tokens is not None:  # a first token is all that is wanted
+            body |= dict.fromkeys(self._extra.keys() & {"max_tokens", "max_completion_tokens"}, wish.max_tokens)
+        return body
 
     def _sent_headers(self) -> httpx.Headers:
         headers = httpx.Headers({"Content-Type": "application/json"})
@@ -195,13 +207,19 @@ class OpenAIChat(Chat):
         """Return what a reply that refuses is: of a wish, or of anything else."""
         said = self._quoted(body, messages)
         fault = of_status(status, headers, said, permanent=status == 501, address=self.host)
+        if status in (401, 403) and self.key is None and not self._headers:
+            fault.words = f"HTTP {status}: no key was sent; pass api_key=, or set {self.key_variable}"
         if status == 404:
             fault.words = f"HTTP 404: is {self.model!r} the model's name there, and base_url right?"
         sent = [message["content"] for message in messages]
         return refusal_of(fault, status, body, sent=sent, features=wish.features, extra=self._extra.keys())
 
     async def _find_context(self) -> int | None:
-        """Return what the endpoint says of the model's context; None where it does not, or fails."""
+        """Return what the endpoint says of the model's context; None where it does not.
+
+        Raises:
+            OSError, httpx.HTTPError, _NoReplyError: It does not answer, or not now.
+        """
         base = self.address.removesuffix(_PATH)
         try:
             async with asyncio.timeout(_MODELS_S):
@@ -218,12 +236,16 @@ class OpenAIChat(Chat):
                     return tokens
                 props: Any = await self._get(f"{re.sub(r'/v1$', '', base)}/props")
                 return _tokens(props["default_generation_settings"]["n_ctx"])
-        except Exception:  # of whatever kind: then nobody knows
+        except (httpx.HTTPError, OSError, _NoReplyError):
+            raise
+        except Exception:  # of whatever kind: what it says nobody can read
             return None
 
     async def _get(self, url: str) -> object:
         client = await self._clients.get()
         response = await client.get(url, headers=self._sent_headers())
+        if response.status_code in (408, 429) or response.is_server_error:
+            raise _NoReplyError(f"HTTP {response.status_code}")
         return json.loads(response.content) if response.is_success else None
 
     def __repr__(self) -> str:
@@ -261,7 +283,7 @@ def _checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
 
 
 class _NoReplyError(Exception):
-    """A message of a shape that nobody can read."""
+    """A reply that is none, or of a shape that nobody can read."""
 
 
 def _reply(choice: Mapping[str, Any], usage: object) -> Reply:

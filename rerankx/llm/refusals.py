@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from rerankx.errors import AuthenticationError, BackendError
+from rerankx.errors import AuthenticationError, BackendError, ReplyError
 from rerankx.llm.chat import Feature, Unable
 from rerankx.network.faults import Fault
 
@@ -54,12 +54,6 @@ _NOT_OF_A_WISH = _pattern(
     r"model[^\n]{0,120}(not found|not exist)",
     r"(unknown|invalid|no such) model",
     r"not a valid model",
-    # A policy on content.
-    r"content[ _-]?(management|filter|policy)",
-    r"responsible_?ai",
-    r"inspection_failed",
-    r"moderation",
-    r"\bflagged\b",
     # Money.
     r"credit balance",
     r"billing",
@@ -67,6 +61,14 @@ _NOT_OF_A_WISH = _pattern(
 )
 
 
+_FILTERED = _pattern(
+    r"content[ _-]?(management|filter|policy)",
+    r"responsible_?ai",
+    r"inspection_failed",
+    r"moderation",
+    r"\bflagged\b",
+)
+"""What speaks of a policy on content: Azure, OpenAI, Alibaba."""
 _FIELDS: Mapping[Feature, frozenset[str]] = MappingProxyType(
     {
         "schema": frozenset({"response_format"}),
@@ -110,6 +112,8 @@ def refusal_of(
     if status == 400 and _KEY.search(words):
         wrong_key = "HTTP 400: the key is wrong or not allowed this model"
         return Fault(AuthenticationError, wrong_key, said=fault.said, answered=True)
+    if status in (400, 403) and not named and _FILTERED.search(words):
+        return Fault(ReplyError, f"HTTP {status}: a content filter refused the prompt", said=fault.said, answered=True)
     of_wish = (
         (status in (400, 422, 501) and not of_extra)
         or (status == 500 and bool(named) and bool(_UNABLE.search(words)))
@@ -120,6 +124,12 @@ def refusal_of(
         return fault
     fault.again = fault.sick = False
     return Unable(fault, named)
+
+
+def blamed_in(words: str, *, sent: Sequence[str], features: frozenset[Feature]) -> frozenset[Feature]:
+    """Return which wishes an exception without a status is about, by its words; empty where they do not say so."""
+    words = _without(words, sent)
+    return _named(words, features) if _UNABLE.search(words) else frozenset()
 
 
 def _named(words: str, features: frozenset[Feature]) -> frozenset[Feature]:
@@ -144,10 +154,14 @@ def _words(body: str, sent: Sequence[str]) -> tuple[str, str]:
     for name, text in _strings(found):
         if name == "param" and not param:
             param = text
-        for prompt in sent:
-            text = text.replace(prompt, " ") if len(prompt) > 2 else text
-        words.append(text[:2000])
+        words.append(_without(text, sent)[:2000])
     return param, "\n".join(words[:100])
+
+
+def _without(words: str, sent: Sequence[str]) -> str:
+    for prompt in sent:
+        words = words.replace(prompt, " ") if len(prompt) > 2 else words
+    return words
 
 
 _ECHOES = frozenset({"input", "body", "request", "failed_generation"})

@@ -76,15 +76,18 @@ def checked_price(price: Mapping[str, float]) -> Price:
 
 
 def checked_chat_price(price: Mapping[str, float]) -> Price:
-    """Return the price of a language model that a caller gives; of what it leaves out, 0.
+    """Return the price of a language model that a caller gives.
 
     Raises:
         TypeError: It is not a mapping.
-        ValueError: It has other names, or something that is not an amount.
+        ValueError: It has other names or lacks one, or something that is not an amount.
     """
     names = ("per_million_tokens", "per_million_output_tokens")
-    _check_amounts(price, {*names}, '{"per_million_tokens": usd, "per_million_output_tokens": usd}')
-    read, written = (price.get(name, 0.0) for name in names)
+    expected = '{"per_million_tokens": usd, "per_million_output_tokens": usd}'
+    _check_amounts(price, {*names}, expected)
+    if len(price) < len(names):
+        raise ValueError(f"price must be {expected}, not {', '.join(price)} alone: what is written is billed, too")
+    read, written = (price[name] for name in names)
     return Price(per_million_tokens=read, per_million_output_tokens=written)
 
 

@@ -71,7 +71,12 @@ class Policy:
         self.typical_s = seconds if not self.typical_s else 0.8 * self.typical_s + 0.2 * seconds
 
     async def call(
-        self, send: Callable[[], Awaitable[T]], *, estimate: Usage, used: Callable[[T], Usage]
+        self,
+        send: Callable[[], Awaitable[T]],
+        *,
+        estimate: Usage,
+        used: Callable[[T], Usage],
+        spent: Callable[[Usage], None] = lambda _: None,
     ) -> tuple[T, Usage]:
         """Return the answer to a request, and what all its tries have used.
 
@@ -79,6 +84,7 @@ class Policy:
             send: Sends it, and returns the answer or raises a `Fault`.
             estimate: What it will probably use.
             used: What it has used, as the answer tells.
+            spent: Told what all its tries have used, also where there is no answer, or nobody waits for it any more.
 
         Raises:
             BackendError: No answer; one of its kinds.
@@ -95,6 +101,8 @@ class Policy:
             return await retrying(tries.once), tries.used
         except Fault as found:
             fault = found
+        finally:
+            spent(tries.used)
         said = "" if fault.said is None else await _words(fault.said)
         raise tries.error(fault, said)  # outside, so that the fault is no context of it
 

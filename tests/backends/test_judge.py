@@ -323,6 +323,22 @@ class TestWrittenGrade:
         assert len(stage.requests) == len(TEXTS) + refused
         assert len(warnings_in(caplog)) == 1
 
+    def test_of_one_text_leaves_the_others_their_expectation_where_its_request_was_refused_without_a_word(self, stage):
+        refusals = ["odd", "odd"]
+
+        def brain(body):
+            (passage,) = passages_in(prompt_of(body))
+            if passage == "odd" and refusals:
+                refusals.pop()
+                return error(400, "Bad request")
+            return telling({"3": 0.5, "4": 0.5})(body) if "logprobs" in body else Said("1")
+
+        stage.brain = brain
+        backend = served(stage)
+        values = [backend.score(QUERY, [text]).values[0] for text in ("a", "odd", "a")]
+        assert values == [pytest.approx(3.5), 1.0, pytest.approx(3.5)]
+        assert backend.describe()["lacks"] == []
+
     def test_is_asked_for_once_replies_came_without_log_probabilities(self, stage, caplog):
         backend = served(stage)
         scores = backend.score(QUERY, TEXTS)
@@ -554,6 +570,15 @@ class TestBadReplies:
     def test_of_one_text_raise_otherwise(self):
         with pytest.raises(ReplyError, match="it was asked twice"):
             judge(stubborn).score(QUERY, worth(1, 2, 4))
+
+    def test_say_all_that_was_used_also_by_what_was_broken_off(self, stage):
+        stage.brain = lambda body: "no idea" if "odd" in passages_in(prompt_of(body))[0] else Said("1", delay_s=0.2)
+        backend = served(stage, lacks=["logprobs"])
+        backend.score(QUERY, ["first"])
+        before = backend.spent
+        with pytest.raises(ReplyError) as caught:
+            backend.score(QUERY, ["a", "odd", "b", "c"])
+        assert caught.value.usage.calls == backend.spent.calls - before.calls == 5
 
     def test_are_tried_again_by_no_network_policy(self, stage):
         stage.brain = lambda body: "no idea"

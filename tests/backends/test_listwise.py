@@ -518,7 +518,7 @@ class TestWhatIsSent:
 
     def test_reserves_no_more_for_the_reply_than_the_context_has(self, stage):
         body = sent(stage, context_tokens=1500)
-        assert body["max_tokens"] == 1500 - tokens_in(prompt_of(body))
+        assert body["max_tokens"] == 1350 - tokens_in(prompt_of(body))  # a tenth stays free: tokens are estimated
 
     def test_holds_what_is_given_as_extra(self, stage):
         assert (
@@ -745,6 +745,13 @@ class TestFirstToken:
         assert ["logprobs" in body for body in stage.bodies] == [True, True, False, True]
         assert (backend.describe()["lacks"], warnings_in(caplog)) == ([], [])
 
+    def test_placeholders_of_other_strategies_are_refused(self):
+        for prompt in ("{query} {passages} {answer} {criteria}", "{query} {passages} {answer} {passage}"):
+            with pytest.raises(
+                ValueError, match=r"which nothing fills here; it may hold {query}, {passages}, {answer}, {n}"
+            ):
+                listwise(prompt=prompt)
+
     def test_is_told_of_the_ranking_in_which_it_failed_and_of_no_other(self, stage):
         failing = Said("The", "length", logprobs={"The": -0.01})
         stage.brain = in_turn(pointer, failing, ranker, pointer)
@@ -756,6 +763,11 @@ class TestFirstToken:
         prompt = "Consider this at length. " * 150 + "{query} {passages}"
         served(stage, strategy="first-token", prompt=prompt, context_tokens=1500).score(QUERY, ["long " * 500] * 20)
         assert all(tokens_in(prompt) <= 1500 for prompt in stage.prompts())
+
+    def test_shows_passages_twice_where_the_prompt_does_and_there_is_room(self, stage):
+        prompt = "{query} {passages} Once more: {passages} {answer}"
+        served(stage, prompt=prompt, context_tokens=4096).score(QUERY, ["long " * 500] * 20)
+        assert all(len(passages_in(prompt)) % 2 == 0 < tokens_in(prompt) <= 4096 for prompt in stage.prompts())
 
 
 BAD = {
@@ -988,7 +1000,21 @@ class TestFaults:
                 raise ConnectionResetError
             return ranker(messages)
 
-        assert rank(listwise(flaky)) == [2, 0, 1]
+        assert rank(listwise(flaky, max_retries=1)) == [2, 0, 1]
+        tries.clear()
+        with pytest.raises(BackendError, match="ConnectionResetError"):
+            rank(listwise(flaky))
+
+    def test_of_a_passage_that_a_content_filter_refuses_are_bad_replies(self, stage):
+        refusal = error(400, "The prompt triggered the content management policy", code="content_filter")
+        stage.brain = lambda body: refusal if "of something" in prompt_of(body) else ranker(body)
+        texts = [*plain(20), *["One of something."] * 10]
+        with pytest.raises(ReplyError, match="a content filter refused the prompt"):
+            served(stage).score(QUERY, texts)
+        backend = served(stage, on_bad_reply="input_order")
+        scores = backend.score(QUERY, texts)
+        assert scores.degraded == "incomplete"
+        assert backend.replies.failed == 1
 
     def test_of_a_prompt_that_is_too_long_say_what_to_change(self, stage):
         stage.brain = lambda body: TOO_LONG["openai"]
@@ -1095,6 +1121,11 @@ class TestLimits:
     def test_of_a_rerankers_time_leave_the_best_so_far(self):
         ranking = Reranker(listwise(forever_after(valuer)), deadline_s=1.0).rerank(QUERY, FIFTY)
         assert (ranking.degraded, [hit.index for hit in ranking]) == ("deadline", one_window_of(FIFTY))
+
+    def test_of_a_rate_that_allows_none_before_the_deadline_leave_the_best_so_far(self):
+        backend = listwise(valuer, requests_per_minute=1, deadline_s=5.0)
+        scores = backend.score(QUERY, FIFTY)
+        assert (scores.degraded, order_of(scores)) == ("deadline", one_window_of(FIFTY))
 
     def test_that_forbid_to_ask_again_are_an_error_where_nothing_was_answered(self):
         with pytest.raises(BudgetError, match="max_calls=1"):
@@ -1401,6 +1432,13 @@ class TestFingerprint:
     def test_names_model_address_and_prompt(self, stage):
         fingerprint = served(stage).fingerprint
         assert fingerprint.startswith(f"listwise:{MODEL}@{stage.base_url}/chat/completions:listwise/")
+
+    def test_changes_with_the_settings_of_a_bridge(self, stage):
+        of = {
+            listwise(OpenAIChat(MODEL, base_url=stage.base_url, extra=extra)).fingerprint
+            for extra in (None, {"a": 1}, {"a": 2})
+        }
+        assert len(of) == 3
 
     def test_of_a_prompt_of_ones_own_holds_none_of_it(self):
         fingerprint = listwise(prompt="Geheim: {query} {passages} {answer}").fingerprint

@@ -244,9 +244,9 @@ def test_an_error_of_rerankxs_passes_as_what_it_is(ask):
     assert (fault.error, fault.words) == (RateLimitError, "no more today")
 
 
-def test_nothing_of_a_wish_is_granted_and_nothing_is_tried_again():
+def test_nothing_of_a_wish_is_granted_and_to_try_again_is_its_own_affair():
     assert FunctionChat(coroutine).lacks == frozenset(get_args(Feature))
-    assert not FunctionChat(coroutine).retries
+    assert FunctionChat(coroutine).retries
     assert asyncio.run(FunctionChat(coroutine).context_tokens()) is None
 
 
@@ -367,6 +367,20 @@ def test_functions_of_one_name_are_told_apart():
     assert FunctionChat(one).settings == FunctionChat(one).settings != FunctionChat(other).settings
 
 
+def decorated(function, answer):
+    @functools.wraps(function)
+    def inner(messages):
+        return answer
+
+    return inner
+
+
+def test_decorated_functions_are_told_apart():
+    one, other = (decorated(coroutine, answer) for answer in "ab")
+    assert one.__qualname__ == other.__qualname__ == "coroutine"
+    assert FunctionChat(one).settings != FunctionChat(other).settings
+
+
 def test_objects_of_one_class_are_told_apart():
     one, other = Model(), Model()
     assert FunctionChat(one).settings == FunctionChat(one).settings != FunctionChat(other).settings
@@ -402,6 +416,8 @@ class Model:
         (Model, "llm= takes an object, not its class: llm=Model(...)"),
         (3, "llm= takes a LangChain chat model, a LlamaIndex LLM, or a function that takes messages"),
         ({}, "not dict"),
+        (lambda: "", "llm= takes a function of one argument, the messages; "),
+        (lambda messages, model: "", "takes others"),
     ],
 )
 def test_what_is_no_model_is_refused(llm, words):

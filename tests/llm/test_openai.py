@@ -162,9 +162,12 @@ def test_extra_takes_the_place_of_what_is_there(stage, chat_of):
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_limit_in_extra_is_the_only_one(stage, chat_of, name):
-    answered(chat_of(stage, extra={name: 99}), ALL)
-    assert {k: v for k, v in stage.bodies[0].items() if k.startswith("max_")} == {name: 99}
+def test_a_limit_in_extra_is_the_only_one_but_where_one_token_is_wanted(stage, chat_of, name):
+    chat = chat_of(stage, extra={name: 99})
+    answered(chat, Wish(max_tokens=50))
+    answered(chat, Wish(max_tokens=1, top_logprobs=20))
+    limits = [{k: v for k, v in body.items() if k.startswith("max_")} for body in stage.bodies]
+    assert limits == [{name: 99}, {name: 1}]
 
 
 def test_openai_itself_is_asked_with_max_completion_tokens_and_not_for_its_models(stage, chat_of, monkeypatch):
@@ -526,8 +529,8 @@ def test_more_words_for_a_prompt_that_is_too_long(stage, chat_of, status, messag
         (error(400, "Invalid model name passed in model=x. Call `/v1/models` to view available models"), BackendError),
         (error(400, "llama-3.1-8b is not a valid model ID"), BackendError),
         (error(400, "The model llama-3.1 does not exist"), BackendError),
-        (error(400, "The response was filtered: content management policy", code="content_filter"), BackendError),
-        (error(400, "Your request was flagged by our moderation"), BackendError),
+        (error(400, "The response was filtered: content management policy", code="content_filter"), ReplyError),
+        (error(400, "Your request was flagged by our moderation"), ReplyError),
         (error(400, "Your credit balance is too low"), BackendError),
         (error(400, "API key not valid. Please pass a valid API key."), AuthenticationError),
         (error(401, "Incorrect API key provided", param="temperature"), AuthenticationError),
@@ -670,7 +673,6 @@ ENTRIES = {
     "no JSON": (Said(raw=b"<html>"), None),
     "refused": (Said(status=403, body={"data": [{"id": MODEL, "max_model_len": 1}]}), None),
     "not there": (None, None),
-    "dropped": (Said(drop=True), None),
 }
 
 
@@ -722,6 +724,33 @@ def test_nobody_waits_long_for_the_context(stage, chat_of, monkeypatch):
     chat = chat_of(stage)
     assert loop.run(chat.context_tokens()) is None
     wait_until(lambda: stage.asked[0].hung_up)
+
+
+@pytest.mark.parametrize("failing", [Said(drop=True), Said(status=503, body={})], ids=["dropped", "503"])
+def test_a_server_that_is_not_up_yet_is_asked_for_the_context_again_twice(stage, chat_of, failing):
+    chat = chat_of(stage)
+    stage.models = failing
+    assert loop.run(chat.context_tokens()) is None
+    stage.models = [{"id": MODEL, "max_model_len": 4096}]
+    assert [loop.run(chat.context_tokens()) for _ in range(2)] == [4096, 4096]
+    assert len(stage.asked) == 2
+    stage.models, never = failing, chat_of(stage)
+    assert [loop.run(never.context_tokens()) for _ in range(5)] == [None] * 5
+    assert len(stage.asked) == 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_where_no_key_was_sent_that_is_said(stage, chat_of, status):
+    stage.brain = lambda body: error(status, "Unauthorized")
+    assert "no key was sent; pass api_key=, or set RERANKX_LLM_API_KEY" in refused(chat_of(stage), ALL).words
+    assert "the key is wrong" in refused(chat_of(stage, api_key=KEY), ALL).words
+
+
+def test_an_address_that_is_that_of_the_environment_has_its_key(stage, chat_of, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", stage.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    answered(chat_of(stage), Wish())
+    assert stage.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_nobody_there_tells_no_context():

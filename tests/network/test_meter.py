@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rerankx.catalogue.prices import Price
 from rerankx.interface import Usage
-from rerankx.network.meter import Meter, checked_price
+from rerankx.network.meter import Meter, checked_chat_price, checked_price
 
 BY_UNIT, BY_TOKEN, BY_BOTH = Price(per_search_unit=0.002), Price(per_million_tokens=1.0), Price(0.5, 1e6)
 BILLINGS = ["tokens", "search_units", "nothing", "unknown"]
@@ -143,3 +143,11 @@ class TestPrice:
     def test_beyond_floats_is_refused(self):
         with pytest.raises(ValueError, match="price must be"):
             Meter("tokens", checked_price({"per_search_unit": 10**400})).estimate("q", ["a"])
+
+
+@pytest.mark.parametrize("name", ["per_million_tokens", "per_million_output_tokens"])
+def test_a_price_of_a_language_model_is_of_what_is_read_and_of_what_is_written(name):
+    whole = {"per_million_tokens": 1.0, "per_million_output_tokens": 0.0}
+    assert checked_chat_price(whole) == Price(per_million_tokens=1.0, per_million_output_tokens=0.0)
+    with pytest.raises(ValueError, match=f"not {name} alone"):
+        checked_chat_price({name: 1.0})

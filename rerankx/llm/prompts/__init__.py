@@ -74,16 +74,17 @@ def version(name: str) -> str:
     return f"{head[1]}/{head[2]}"
 
 
-def own(text: str, *, needs: Sequence[str]) -> Template:
+def own(text: str, *, needs: Sequence[str], may: Sequence[str] = ()) -> Template:
     """Return a template of a caller's own.
 
     Args:
-        text: The whole message, of `PLACEHOLDERS` in braces. Query and passages come neutralised and in their fences.
+        text: The whole message, with placeholders in braces. Query and passages come neutralised and in their fences.
         needs: The placeholders, without braces, that it must have.
+        may: Those that it may have besides.
 
     Raises:
         TypeError: `text` is no string.
-        ValueError: One of `needs` is not in it.
+        ValueError: One of `needs` is not in it, or a placeholder that is filled elsewhere.
     """
     if not isinstance(text, str):
         raise TypeError(f"a prompt is a string, not {type(text).__name__}")
@@ -93,7 +94,11 @@ def own(text: str, *, needs: Sequence[str]) -> Template:
         in_braces = sorted(set(_SLOT.findall(text)))
         raise ValueError(
             f"the prompt does not hold {_braced(missing)}{did_you_mean(missing[0], in_braces)}; it needs {_braced(needs)}, "
-            f"it holds {_braced(in_braces)}, and it may hold {_braced(PLACEHOLDERS)}"
+            f"it holds {_braced(in_braces)}, and it may hold {_braced([*needs, *may])}"
+        )
+    if strange := [name for name in template.placeholders if name not in (*needs, *may)]:
+        raise ValueError(
+            f"the prompt holds {_braced(strange)}, which nothing fills here; it may hold {_braced([*needs, *may])}"
         )
     return template
 
