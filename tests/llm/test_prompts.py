@@ -18,7 +18,7 @@ WRITTEN = {
     "judge/1": "4abd323344db",
     "judge-yes-no/1": "438c9ebf5e51",
     "answer-json/1": "a273d5d986a8",
-    "answer-brackets/1": "3c3717ddf060",
+    "answer-brackets/1": "7ec8c1f7ae4f",
     "criteria/1": "dc9121b178a3",
     "criteria-yes-no/1": "ec02ebef4238",
     "again/1": "2d872f542b31",

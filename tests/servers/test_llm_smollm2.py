@@ -75,10 +75,10 @@ def test_a_schema_has_an_order_of_all_passages_in_one_call(make, how):
 
 def test_without_a_schema_no_document_is_lost_and_every_reply_is_counted(make):
     reranker = make("listwise", lacks=["schema"], on_bad_reply="input_order")
-    rankings = [reranker.rerank(query, PASSAGES) for query in QUERIES]
+    rankings = [reranker.rerank(query, PASSAGES) for query in QUERIES[:5]]
     assert all(map(complete, rankings))
     replies = reranker.backend.replies
-    assert replies.repaired, "it never answers in the form that was asked for"
+    assert replies.failed, "it talks, and that is not taken for a ranking"
     assert replies.parsed + replies.repaired + replies.failed == sum(ranking.usage.calls for ranking in rankings)
     kept = [ranking for ranking in rankings if ranking.degraded == "incomplete"]
     assert replies.failed >= 2 * len(kept)  # it was asked again
