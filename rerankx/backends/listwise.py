@@ -74,8 +74,8 @@ class Listwise(Asking):
             its texts.
         timeout_s: Seconds for one request, to its last byte.
         deadline_s: Seconds for one ranking, with all questions, tries and waits; None = no bound.
-        max_retries: Tries after the first: of 408, 409, 429, 5xx and broken connections. None is 2, and 0 for an `llm` that has
-            retries of its own.
+        max_retries: Tries after the first: of 408, 409, 429, 5xx and broken connections. None is 2, and 0 for an `llm`, which may
+            try again by itself.
         requests_per_minute: Sent in any 60 seconds, by all backends of this process with the same address, key and limit; None =
             no limit.
         max_concurrency: Requests under way at a time, over all threads and event loops.

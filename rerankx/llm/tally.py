@@ -77,5 +77,5 @@ class Tally:
         if warn:
             logger.warning(
                 "%s has left the passages in the order in which they were shown, or reversed it, in all replies of %d rankings"
-                " in a row: it may not rank at all; shuffles= shows whether it does", self._who, _SAME_IN_A_ROW,
+                " in a row: it may not rank at all; compare with shuffles=2: its order is then random", self._who, _SAME_IN_A_ROW,
             )  # fmt: skip
