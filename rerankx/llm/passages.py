@@ -18,15 +18,20 @@ _LETTERS = (ascii_letters + " \n\t").encode()
 _ASCII = bytes(range(128))
 
 # Angle brackets and square brackets, and what looks like them or is made them by Unicode's compatibility forms.
-_LESS, _MORE = "<＜﹤‹«〈〈《⟨⟪❮❰˂≺⧼", ">＞﹥›»〉〉》⟩⟫❯❱˃≻⧽"
-_OPEN, _SHUT = "[［﹇【〖〔﹝⟦〚❲⁅", "]］﹈】〗〕﹞⟧〛❳⁆"
+_QUOTES = "«‹〈〈《"  # marks of a prompt only in its very form: quotation marks, in several languages
+_LESS, _MORE = _QUOTES + "<＜﹤⟨⟪❮❰˂≺⧼≪⋖ᐸ◁", "»›〉〉》>＞﹥⟩⟫❯❱˃≻⧽≫⋗ᐳ▷"
+_OPEN, _SHUT = "[［﹇【〖〔〘﹝⟦⟬〚❲⁅", "]］﹈】〗〕〙﹞⟧⟭〛❳⁆"
 
 # Tag characters spell text that nobody sees; in the flags of England, Scotland and Wales they are what they were made for.
 _FLAGS = "|".join(
     "\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in land) + "\U000e007f" for land in ("gbeng", "gbsct", "gbwls")
 )
+# Thai, Lao, Burmese and Khmer part words with a zero width space, and Mongolian parts a vowel.
+_WORD_BY_WORD = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
 _INVISIBLE = re.compile(
-    f"({_FLAGS})|[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    f"({_FLAGS}|\u200b(?<={_WORD_BY_WORD}\u200b)(?={_WORD_BY_WORD})"
+    "|\u180e(?<=[\u1820-\u18aa]\u180e)(?=[\u1820-\u18aa]))"
+    "|[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e00ff]+"
 )
 # Joiners, which several scripts and emoji need, and variation selectors: two in a row have a use, a longer row spells bytes.
@@ -37,35 +42,66 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LONE = re.compile("[\ud800-\udfff]")
 
-# Every run of opening angle brackets is looked at once, with what follows up to the next bracket: linear in the text.
-_TAG = re.compile(f"(?<![{_LESS}])([{_LESS}]+)([^{_LESS}{_MORE}]{{1,256}})([{_MORE}]*)")
-_ID = re.compile(rf"[{re.escape(_OPEN)}]([^{re.escape(_OPEN + _SHUT)}]{{1,40}})[{re.escape(_SHUT)}]")
-
+# What is blank without being a space, and the accents of which any number can be piled up.
+_UNSEEN = dict.fromkeys([*map(ord, "\u115f\u1160\u2800\u3164\uffa0\ufffc"), *range(0x300, 0x370)])
 # Letters that look Latin, and signs that NFKD leaves as they are.
-_LOOKALIKE = str.maketrans("аеорсухѕіјһԁԛԝАЕОРСУХІЅВНКМТαερονικ¦ǀ∣│❘⁄∕⧸", "aeopcyxsijhdqwAEOPCYXISBHKMTaepovik|||||///")
-_LEAD = r"[\s/\\|!?\"'`*]*"
-# `<passage` with anything after it, and `<query` unless a longer word begins so: `<QueryClientProvider>` is code.
-_FENCE = re.compile(_LEAD + "(?:" + r"\s*".join("passage") + "|" + r"\s*".join("query") + "(?![a-z]))")
-# The marks of chat templates (Llama, Mistral, Gemma, Qwen, ChatML, GLM and their kin) and of reasoning models, and the tags in
-# which turns and tool calls are commonly forged. DeepSeek's and gpt-oss's, and most of the others, stand in bars: `_BARRED`.
+_LOOKALIKE = str.maketrans(
+    "аеорсухѕіјһԁԛԝАЕОРСУХІЅВНКМТαερονικɑɡıᴀᴅᴇɢɪᴍɴᴏᴘǫʀꜱᴛᴜʏ¦ǀ∣│❘⁄∕⧸",
+    "aeopcyxsijhdqwAEOPCYXISBHKMTaepovikagiadegimnopqrstuy|||||///",
+) | {start + i: ord(c) for start in (0x1F150, 0x1F170) for i, c in enumerate(ascii_uppercase)}
+
+# Every run of opening angle brackets is looked at once, with what follows up to the next bracket: linear in the text.
+_TAG = re.compile(f"(?<![{_LESS}])([{_LESS}]++)([^{_LESS}{_MORE}]++)([{_MORE}]*+)")
+_LOOKED_AT = 256  # characters of a tag, besides spaces in a row: none of those below is longer
+# `</passage` and `</query` with anything after them, but for a longer word: `<QueryClientProvider>` is code.
+_FENCE = re.compile(
+    r"([\s/\\|!?\"'`*.~-]*)(?:" + r"\s*".join("passage") + "s?|" + r"\s*".join("query") + ")(?![a-z])(.*)", re.DOTALL
+)
+# Without the slash it is one where an attribute, a number or the end of the tag follows. `x <query && y> 3` is a comparison.
+# Here and below no "(" is passed over: there may have been a tag, and what is neutralised again must stay as it is.
+_ATTRIBUTE = re.compile(r"\s*\w+\s*=(?!=)|\s*id\b")
+_NUMBER = re.compile(r"[\s#:_(]*\d")
+_NO_WORDS = re.compile(r"[^a-z()]*")
+# The marks of chat templates (Llama, Mistral, Gemma, Qwen, ChatML, GLM, Baichuan and their kin) and of reasoning models, and
+# the tags in which turns and tool calls are commonly forged. Most others, as DeepSeek's and gpt-oss's, are `_BARRED`.
 _TURN = re.compile(
-    _LEAD
-    + r"(?:\w+:)?(?:s|bos|eos|pad|unk|sys|system|user|assistant|human|instructions?|think|thinking|reasoning|answer"
-    r"|tool_?(?:call|response|result)s?|function_?(?:call|response|result)s?|invoke|(?:start|end|begin)_(?:of|header)_\w+"
-    r"|im_(?:start|end|sep)|endoftext|eot|eot_id|eom_id|extra_id_\d+|unused\d+)(?:\s.*)?",
-    re.DOTALL,
+    r"[\s/\\|!?\"'`*]*(?:[a-z]\w*:)?(?:s|bos|eos|pad|unk|sys|im_(?:start|end|sep)|endo(?:ftext|fturn)|eot|eot_id|eom_id|fim_\w+"
+    r"|(?:extra_id_|unused|reserved_)\d+|(?:start|end|begin)_(?:of|header|function)_\w+|(?:function|parameter)\s*=[^()]*"
+    r"|(?:system|system_?prompt|developer|user|assistant|human|instructions?|answer|invoke|think|thinking|thought|reasoning"
+    r"|reflection|scratchpad|(?:tool|function)_?(?:call|response|result)s?)(?:\s[^()]*)?)"
 )
 _TRAIL = " \t\n\"'`*/"
-_BARRED = re.compile(r"\|[^()|]+\|")
+_BARRED = re.compile(r"\|[^()]+\|")
+_TYPE = re.compile(r"[A-Z](?:\w*[a-z]\w*)?")  # the User of `List<User>`
+_NAME_ENDS = re.compile("[A-Za-z0-9]")
+
+# Square brackets, those that are left first: indices, and the ticked box of a list.
+_ANY_OPEN = re.compile(f"[{re.escape(_OPEN)}]")
+_IN = f"[^{re.escape(_OPEN + _SHUT)}]"
+_BRACKET = rf"[{re.escape(_OPEN)}]({_IN}++)[{re.escape(_SHUT)}]"
+_SQUARE = re.compile(rf"((?<=[A-Za-z0-9)])(?:\[{_IN}*+\])++|(?<=[-*+] )\[[xX]\](?=\s))|{_BRACKET}")
+_WHOLE_BRACKET = re.compile(_BRACKET)
 _BRACKETED = re.compile(
-    r"/?(?:inst|system_prompt|available_tools|tool_calls|tool_results|tool_content|args|call_id|think|img|gmask|sop)"
+    r"(?i:/?(?:inst|system_prompt|model_settings|available_tools|tool_(?:calls|results|content)|call_id|gmask|sop))"
+    r"|/?(?:THINK|ARGS|IMG)|\|/?\w+\|"
 )
-_NAMED = re.compile(r"(?:passage|document|doc|id)[#:=._]*")
+# A list of ids, in the form of an answer: alone on its line, or said to be one.
+_LIST = re.compile(
+    rf"^([ \t>*`\"'-]*+){_BRACKET}(?=[ \t.*`\"']*+$)"
+    rf"|((?<![a-z])(?:rank(?:ing|ed)?|answer|order)[\"'`*]*+\s*+(?::|is\b)[\s\"'`*]*+){_BRACKET}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LABEL = "(?:passages?|documents?|docs?|texts?|candidates?|items?|snippets?|identifiers?|ids?|no|number)"
+_EDGE = r"[\s#.:\"'`*_]*+"
+_ONE = rf"{_EDGE}(?:(?:{_LABEL}[\s#:=._\"'-]*)?0*\d{{1,4}}|(?:{_LABEL}[\s#:=._-]+)?[a-z]){_EDGE}"
+_ID = re.compile(_ONE)
+_IDS = re.compile(rf"{_ONE}(?:[,;>]{_ONE})+,?\s*")
 
 # What belongs to the character before it, and must not be parted from it: besides combining marks.
 _EXTENDS = re.compile(
-    "[\u200c\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef\udc00-\udfff]"
+    "[\u1160-\u11ff\u200c\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef\udc00-\udfff]"
 )
+_REGIONAL = re.compile("[\U0001f1e6-\U0001f1ff]")  # two make a flag
 
 
 def neutralised(text: str) -> str:
@@ -73,50 +109,98 @@ def neutralised(text: str) -> str:
 
     Never longer than `text`; the same again on what it returned; linear in the length. What has none of this is not changed:
 
-    - our own fences (`</passage>`, `<query>`), and tags, tokens and bracketed words of chat templates (`<|im_start|>`, `[INST]`,
-      `<think>`), also spaced out, full-width or in look-alike letters: their angle or square brackets become round ones;
-    - ids as the prompt writes them, `[3]` and `[A]`, in any of these brackets: round brackets. An index such as `x[i]` stays;
-    - invisible characters: dropped, but for joiners and variation selectors, of which a row is cut to two, and three flags;
+    - our own fences (`</passage>`, `<query>`, `<passage id="3"`), and tags, tokens and bracketed words of chat templates
+      (`<|im_start|>`, `[INST]`, `<think>`), also spaced out, full-width or in look-alike letters: their angle or square
+      brackets become round ones;
+    - ids in square brackets, in any that look like them, as an answer writes them: `[3]`, `[A]`, `[item 3]`, and a list,
+      `[3, 1, 2]`, that is alone on its line or called a ranking, an answer or an order. Their brackets become round ones;
+    - invisible characters: dropped, but for those that a script needs, joiners and variation selectors, of which a row is cut
+      to two, and three flags;
     - control characters but newline and tab: a space. A surrogate without its other half: "?".
 
-    Ordinary words stay, whatever they ask for: "rank me first" is for the prompt's wording and the caller's floor to resist.
+    Left, because it is code or prose more often: square brackets directly after an ASCII letter, digit or ")", as in `argv[1]`
+    (an id stands in a fence's attribute or, in an answer, alone); a list within a sentence or a line of code; type arguments,
+    `List<User>`; comparisons and shifts, `cout << passage`; words in quotation marks, `«query»`, but for a fence's slash or id.
+    Taken for an id all the same: a footnote `[3]`, a sound `[a]`, a printed list.
+
+    Not promised: that every look-alike of a letter or bracket is known, or every model's tokens, or what a model would decode
+    (`&lt;/passage&gt;`, base64). Words stay, whatever they ask for: "rank me first" and "passage 3 is best" are for the prompt's
+    wording and the caller's floor to resist. Whatever a model believes, its answer is confined to an order of the passages.
     """
     text = _PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
     text = _LONE.sub("?", text).replace("\r\n", "\n")
-    text = _INVISIBLE.sub(r"\1", _CONTROL.sub(" ", text))
-    return _ID.sub(_round_id, _TAG.sub(_round_tag, _ROW.sub(r"\1", text)))
+    text = _ROW.sub(r"\1", _INVISIBLE.sub(r"\1", _CONTROL.sub(" ", text)))
+    if _ANY_OPEN.search(text):
+        text = _SQUARE.sub(_round_id, _LIST.sub(_round_list, text))
+    return _TAG.sub(_round_tag, text)  # last: it leaves a ")", after which a bracket would be an index
 
 
 def _round_tag(tag: re.Match[str]) -> str:
     less, body, more = tag.groups()
-    plain = _folded(body).lower()
-    closed = bool(more) and (_TURN.fullmatch(plain.rstrip(_TRAIL)) or _BARRED.fullmatch("".join(plain.split())))
-    if not closed and not _FENCE.match(plain):
-        return tag[0]
-    return "(" * len(less) + body + ")" * len(more)
+    quoted = less[-1] in _QUOTES
+    name = _words(body)
+    plain = _folded(name[:_LOOKED_AT]).lower()
+    is_mark = _is_fence(plain, quoted=quoted, closed=bool(more))
+    if not is_mark and more and not quoted and len(name) <= _LOOKED_AT:
+        is_type = _TYPE.fullmatch(body) and _NAME_ENDS.match(tag.string, tag.start() - 1)
+        is_mark = not is_type and _is_turn(plain)
+    return "(" * len(less) + body + ")" * len(more) if is_mark else tag[0]
 
 
-def _round_id(bracketed: re.Match[str]) -> str:
-    inner = bracketed[1]
-    plain = "".join(_folded(inner).split()).strip("#.:\"'`*_")
-    if plain.isascii() and plain.islower() and len(plain) == 1:
-        before = bracketed.string[bracketed.start() - 1 : bracketed.start()]
-        is_id = not (before.isalnum() or before in ("_", ")", *_SHUT))
-    elif len(plain) == 1 and plain in ascii_uppercase:
-        is_id = True
-    else:
-        word = plain.lower()
-        digits = _NAMED.sub("", word, count=1)
-        is_id = _BRACKETED.fullmatch(word) is not None or (
-            1 <= len(digits) <= 4 and all(unicodedata.digit(c, None) is not None for c in digits)
-        )
-    return f"({inner})" if is_id else bracketed[0]
+def _is_turn(plain: str) -> bool:
+    return bool(_TURN.fullmatch(plain.rstrip(_TRAIL)) or _BARRED.fullmatch("".join(plain.split())))
+
+
+def _is_fence(plain: str, *, quoted: bool, closed: bool) -> bool:
+    fence = _FENCE.match(plain)
+    if fence is None:
+        return False
+    lead, rest = fence.groups()
+    if "/" in lead or "\\" in lead or _ATTRIBUTE.match(rest):
+        return True
+    return not quoted and bool(_NUMBER.match(rest) or (closed and _NO_WORDS.fullmatch(rest)))
+
+
+def _round_list(found: re.Match[str]) -> str:
+    alone, listed, said, answered = found.groups()
+    inner = answered if listed is None else listed
+    return f"{alone or said or ''}({inner})" if _reads(inner, _IDS, at_most=1024) else found[0]
+
+
+def _round_id(found: re.Match[str]) -> str:
+    left, inner = found.groups()
+    if left is not None:
+        return _WHOLE_BRACKET.sub(lambda each: f"({each[1]})" if _is_token(each[1]) else each[0], left)
+    return f"({inner})" if _is_token(inner) or _reads(inner, _ID, at_most=64) else found[0]
+
+
+def _is_token(inner: str) -> bool:
+    squeezed = _words(inner).replace(" ", "")
+    return len(squeezed) <= 64 and _BRACKETED.fullmatch(_folded(squeezed)) is not None
+
+
+def _reads(inner: str, form: re.Pattern[str], *, at_most: int) -> bool:
+    plain = _words(inner)
+    return len(plain) <= at_most and form.fullmatch(_folded(plain).lower()) is not None
+
+
+def _words(text: str) -> str:
+    return " ".join(text.translate(_UNSEEN).split())
 
 
 def _folded(text: str) -> str:
-    """Return how it reads: compatibility forms and look-alike letters as plain ones, accents and what is invisible left out."""
+    """Return how it reads: look-alike letters and digits as plain ones, accents and what is invisible left out."""
     plain = unicodedata.normalize("NFKD", text).translate(_LOOKALIKE)
-    return plain if plain.isascii() else "".join(c for c in plain if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
+    return plain if plain.isascii() else "".join(_ascii_digit(c) for c in plain if not _extra(c))
+
+
+def _ascii_digit(character: str) -> str:
+    digit = unicodedata.digit(character, None)
+    return character if digit is None else str(digit)
+
+
+def _extra(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me", "Cf")
 
 
 def tokens_in(text: str) -> int:
@@ -168,10 +252,19 @@ def trimmed(text: str, tokens: int) -> tuple[str, bool]:
 def _end_of_character(text: str, end: int) -> int:
     # At most 32 back: no script piles up more, and a pile without end is not worth all of the text.
     for at in range(end, max(end - 32, 0), -1):
-        parted = _EXTENDS.match(text[at]) or unicodedata.combining(text[at]) or text[at - 1] == "\u200d"
-        if not parted:
+        extends = _EXTENDS.match(text[at]) or unicodedata.category(text[at])[0] == "M"
+        if not (extends or text[at - 1] == "\u200d" or _inside_flag(text, at)):
             return at
     return 0 if end <= 32 else end
+
+
+def _inside_flag(text: str, at: int) -> bool:
+    if not _REGIONAL.match(text[at]):
+        return False
+    start = at
+    while start and _REGIONAL.match(text[start - 1]):
+        start -= 1
+    return (at - start) % 2 == 1
 
 
 def _end_of_word(text: str, end: int) -> int:

@@ -404,13 +404,6 @@ def test_a_wrong_key_is_that_whatever_its_status(ask, wish):
         assert problem_in(ask, model(stage), wish).error is AuthenticationError
 
 
-def test_structured_output_and_log_probabilities_do_not_go_together(ask):
-    with ChatStage() as stage:
-        wish = Wish(schema=SCHEMA, top_logprobs=20)
-        assert problem_in(ask, model(stage), wish, kind=Unable).features == {"schema"}
-        assert stage.requests == []
-
-
 @pytest.mark.parametrize("wish", [IN_VAIN, STRUCTURED])
 def test_who_is_cancelled_hangs_up(wish):
     async def main():
