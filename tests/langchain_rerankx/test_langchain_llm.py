@@ -241,6 +241,46 @@ def test_a_client_that_knows_no_log_probabilities_is_without_them(ask):
     assert refusal.features
 
 
+class Picky(OnlyText):
+    """Refuses options with an exception that has no status of its own."""
+
+    refusal: object = None
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        if kwargs:
+            raise self.refusal
+        return super()._generate(messages)
+
+
+def of_boto(code, message):
+    refusal = RuntimeError("An error occurred")
+    refusal.response = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+    }
+    return refusal
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ValueError("Unsupported parameter: top_logprobs"),
+        of_boto("ValidationException", "logprobs is not supported by this model"),
+    ],
+    ids=["by its words", "by a status within"],
+)
+def test_a_refusal_that_a_client_raises_as_its_own_is_of_a_wish(ask, refusal):
+    assert problem_in(ask, Picky(refusal=refusal), ONE_TOKEN, kind=Unable).features == {"logprobs"}
+
+
+def test_runnables_of_one_factory_are_told_apart():
+    def made(answer):
+        return RunnableLambda(lambda messages: answer)
+
+    one, other = made("a"), made("b")
+    assert chat_of(one).settings == chat_of(one).settings != chat_of(other).settings
+
+
 def test_other_runnables_are_asked_for_text_alone(ask):
     everything = Wish(max_tokens=1, temperature=0.0, seed=7, schema=SCHEMA, top_logprobs=20)
     with ChatStage(lambda body: "[2] > [1]") as stage:

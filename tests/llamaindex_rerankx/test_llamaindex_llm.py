@@ -190,6 +190,11 @@ def test_what_changes_an_answer_is_in_the_settings_and_the_key_is_not():
     assert KEY not in settings()
 
 
+def test_llms_of_a_class_of_ones_own_are_told_apart():
+    one, other = Custom(), Custom()
+    assert chat_of(one).settings == chat_of(one).settings != chat_of(other).settings
+
+
 def test_a_model_that_llamaindex_does_not_know_has_no_context():
     chat = chat_of(OpenAI(model="mine", api_key=KEY))
     assert chat.model == "mine"
