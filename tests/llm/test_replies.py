@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from hypothesis import example, given
@@ -129,6 +130,9 @@ def test_the_corpus_is_large_and_names_no_reply_twice() -> None:
 @example("9" * 5000, 3)
 @example("[" + "9" * 5000 + "]", 3)
 @example('{"ranking": [' + "1" * 5000 + ", 2, 3]}", 3)
+@example('[{"id": 1, "' + "scor" * 12_000 + '!": 1}]', 3)
+@example('[{"id": 1, "score": ' + "[" * 5000 + "]" * 5000 + "}]", 3)
+@example("[" + '{"id": [' * 5000 + "1" + "]}" * 5000 + "]", 3)
 def test_any_text_is_a_permutation_or_a_reply_error(reply: str, n: int) -> None:
     try:
         order = read_order(reply, n)
@@ -164,7 +168,7 @@ def test_a_permutation_reads_back_from_every_format(form: str, ids: list[int]) -
     assert read_order(written(ids), len(ids)) == Order(tuple(i - 1 for i in ids), repairs)
 
 
-@pytest.mark.parametrize("form", ["json", "json strings", "json objects", "chain", "fenced"])
+@pytest.mark.parametrize("form", FORMATS)
 @given(ids=PERMUTATIONS, data=st.data())
 def test_a_reply_cut_off_never_says_another_order(form: str, ids: list[int], data: st.DataObject) -> None:
     text = FORMATS[form][0](ids)
@@ -231,6 +235,26 @@ HOSTILE = [
         "1 > 2, ",
         "[[1]],",
     ),
+    *(
+        "grade",
+        "A,B\n%\n",
+        "A, B\n1\nC, D\n1\n",
+        "[1] > [2]\n",
+        "[1], [2]\nx\n",
+        "[1]\n1",
+        "[1]" + "\n " * 299,
+        "[1]" + "\n\t*" * 199 + "x",
+        '[{"id":1},',
+        "\\boxed{",
+        "<" + " " * 99,
+        "User:\n",
+        "</answer>",
+        "not [1] > [2], ",
+        ".",
+        '{"a":[1]} ',
+        "1:\n2:\n",
+        "(",
+    ),
 ]
 
 
@@ -238,7 +262,7 @@ HOSTILE = [
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_replies_end(piece: str, size: int) -> None:
     text = piece * (size // len(piece))
-    for reply in (text, text + "x", "3" + text + "4"):
+    for reply in (text, text + "[1], 1 a.", "3" + text + "4", "3\n" + text):
         for read in (lambda r: read_order(r, 20), lambda r: read_grade(r, 0, 4), read_yes_no):
             with suppress(ReplyError):  # what backtracks would take hours
                 read(reply)
@@ -271,6 +295,18 @@ def test_a_message_quotes_little_and_can_be_encoded(text: str) -> None:
         ("3 - because it says 2 things", 3, ("prose",)),
         ("I would give this a 3.", 3, ("prose",)),
         ("The passage names 2 dogs.\nGrade: 3", 3, ("prose",)),
+        ("<answer>3</answer>", 3, ()),
+        ("<grade>3</grade>", 3, ()),
+        ("\\boxed{3}", 3, ()),
+        ("The final answer is $\\boxed{3}$.", 3, ("prose",)),
+        ("3</s>", 3, ()),
+        ("3<|im_end|>\n<|im_start|>user\nGrade: 1", 3, ()),
+        ("3 (highly relevant)", 3, ("prose",)),
+        ("3!", 3, ()),
+        ("Grade (0-4): 3", 3, ()),
+        ("Relevance [0-4]: 3", 3, ()),
+        ("1. It is on the topic.\n2. It answers.\n\nGrade: 3", 3, ("prose",)),
+        ("It can't be a 4. Grade: 3", 3, ("prose",)),
     ],
 )
 def test_a_grade_is_read(reply: str, grade: int, repairs: tuple[str, ...]) -> None:
@@ -302,6 +338,17 @@ def test_a_grade_is_read(reply: str, grade: int, repairs: tuple[str, ...]) -> No
             "<think>3",
             '{"grade": null}',
             '{"error": "4"}',
+            "0: not relevant\n1: marginally relevant\n2: fairly relevant\n3: highly relevant\n4: perfectly relevant",
+            "1. It is on the topic.\n2. It answers.\n3. It is full.",
+            "1. 3",
+            "3, maybe 4",
+            "3 (out of 10)",
+            "between a 2 and a 3",
+            "This is not a 3",
+            "It is a 3, not a 4.",
+            "If it named the year it would be a 4",
+            "Grade: 2... no, 3",
+            "\u22123",
         ),
     ],
 )
@@ -332,6 +379,11 @@ def test_what_is_no_grade_is_refused(reply: str) -> None:
             ("No, it is about cats", False),
             ("<think>no</think>yes", True),
             ("So:\nno", False),
+            ("<answer>no</answer>", False),
+            ("\\boxed{\\text{yes}}", True),
+            ("yes<|im_end|>", True),
+            ("Yes because it answers it", True),
+            ("The passage is not relevant to the query.", False),
         ),
     ],
 )
@@ -352,6 +404,10 @@ def test_yes_or_no_is_read(reply: str, answer: bool) -> None:
         "Error: no answer",
         "<think>yes",
         "yesterday",
+        "yes, but no",
+        "no, but yes",
+        "Verdict: relevant? No",
+        "<passage>\nyes\n</passage>",
         "know",
     ],
 )
@@ -382,6 +438,41 @@ def test_very_small_probabilities_keep_their_order() -> None:
 def test_a_letter_of_which_nothing_is_told_is_none(log_probability: float) -> None:
     with pytest.raises(ReplyError, match="1 of 4 passages"):
         order_of_first_token({"A": 0.0, **dict.fromkeys("BCD", log_probability)}, 4)
+
+
+def test_a_value_that_is_none_is_left_out() -> None:
+    # A server may tell of no probability.
+    logprobs = cast("dict[str, float]", {"B": -1.0, "A": None, "3": None, "yes": None})
+    assert order_of_first_token(logprobs, 2) == Order((1, 0), ("missing ids",))
+    assert expected_grade(logprobs, 0, 4) is None
+    assert probability_of_yes(logprobs) is None
+
+
+@pytest.mark.parametrize("token", ["-B", "B-", "=B", "|B", "B!", "$B"])
+def test_marks_beside_a_letter_are_no_part_of_it(token: str) -> None:
+    assert order_of_first_token({token: -0.5, "A": -2.0}, 2) == Order((1, 0))
+
+
+def test_a_negative_number_is_no_grade() -> None:
+    assert expected_grade({"-3": 0.0}, 0, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "others", "there"), [(0.6, 0.37, True), (0.97, 0.02, False), (0.5, 0.12, False), (0.1, 0.87, True)]
+)
+def test_a_likeliest_i_may_be_a_word_where_the_other_letters_hold_little(
+    share: float, others: float, there: bool
+) -> None:
+    shares = {
+        "I": share,
+        **{letter: others / 15 * weight for letter, weight in zip("ABCDE", range(5, 0, -1), strict=True)},
+    }
+    found = {letter: math.log(p) for letter, p in shares.items()}
+    if there:
+        assert order_of_first_token(found, 10).indices[0] == (8 if share > others else 0)
+    else:
+        with pytest.raises(ReplyError, match="may be a word"):
+            order_of_first_token(found, 10)
 
 
 @pytest.mark.parametrize(("share", "there"), [(0.09, False), (0.11, True)])
