@@ -29,6 +29,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -340,8 +341,8 @@ def reply_to(prompt: str) -> str:
 
 def first_token(prompt: str) -> dict[str, float]:
     """Return twenty tokens with their log-probabilities, likeliest first: letters, or the grades and more."""
-    n = prompt.count('\n<passage id="')
-    tokens = [chr(65 + i) for i in [*range(0, n, 2), *range(1, n, 2)]] if n else ["2", "1", "3", "0", "4"]
+    shown = re.findall(r'\n<passage id="(\w)"', prompt)
+    tokens = [*shown[::2], *shown[1::2]] or ["2", "1", "3", "0", "4"]
     tokens += [f" other{i}" for i in range(20 - len(tokens))]
     return {token: -0.7 * (i + 1) for i, token in enumerate(tokens)}
 

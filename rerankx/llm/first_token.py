@@ -8,30 +8,28 @@ from collections.abc import Mapping
 from rerankx.errors import ReplyError
 from rerankx.llm.answers import plain
 from rerankx.llm.order import Order
+from rerankx.llm.words import LETTERS
 
 _MASS = 0.1  # below it a model was about to say something else, and what is left of the labels is noise
 _NONE = -9999.0  # what services tell of a token of which they tell nothing
 _AROUND = " \t\r\n▁ĠĊ[](){}<>\"'`*_.,:;#"  # a token, as vocabularies write a space before it
 _AROUND_WORDS = _AROUND + "-–|=$!"  # a -3 is no 3
-_I = 8  # the letter that is a word, too: how "I think" begins
 
 
 def order_of_first_token(logprobs: Mapping[str, float], n: int) -> Order:
-    """Return the order of n passages named A to Z by the natural log-probabilities of a reply's first token; ties in input order.
+    """Return the order of n passages named by `LETTERS`, by the natural log-probabilities of a reply's first token.
+
+    Ties stay in input order, and letters that are not there come last.
 
     Raises:
-        ReplyError: Fewer than half of the letters are there, or they hold less than a tenth of the probability. Or the likeliest
-            is "I", which may be a word, and the others do not hold so much that it was to be a letter.
+        ReplyError: Fewer than half of the letters are there, or they hold less than a tenth of the probability.
     """
-    letters = _merged(logprobs, {chr(97 + i): i for i in range(min(n, 26))}, _AROUND_WORDS)
+    letters = _merged(logprobs, {letter: i for i, letter in enumerate(LETTERS[:n].lower())}, _AROUND_WORDS)
     if n < 1 or len(letters) < (n + 1) // 2:
         raise ReplyError(f"the first token's log-probabilities name {len(letters)} of {n} passages")
-    mass = {i: math.exp(value) for i, value in letters.items()}
-    if sum(mass.values()) < _MASS:
+    if sum(map(math.exp, letters.values())) < _MASS:
         raise ReplyError("the first token is hardly ever a passage's letter")
     ranked = sorted(letters, key=lambda i: (-letters[i], i))
-    if ranked[0] == _I and sum(mass.values()) - mass[_I] < max(_MASS, 1.0 - sum(mass.values())):
-        raise ReplyError("the first token is 'I', which may be a word and not a passage's letter")
     return Order((*ranked, *(i for i in range(n) if i not in letters)), ("missing ids",) if len(letters) < n else ())
 
 

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Sequence
 from string import ascii_letters, ascii_uppercase
 
+from rerankx.llm.words import LETTERS
+
 # Twentieths of a token for a byte, see `tokens_in`.
 _TOKEN = 20
 _LETTER, _OTHER, _SIGN = 5, 8, 10
@@ -303,11 +305,11 @@ def numbers(n: int) -> list[str]:
 
 
 def letters(n: int) -> list[str]:
-    """Return the labels "A", "B", ..., n of them.
+    """Return n labels of `LETTERS`: "A", "B", ...
 
     Raises:
         ValueError: There are not so many letters.
     """
-    if n > len(ascii_uppercase):
-        raise ValueError(f"{n} passages were to be labelled with letters: at most {len(ascii_uppercase)}")
-    return list(ascii_uppercase[:n])
+    if n > len(LETTERS):
+        raise ValueError(f"{n} passages were to be labelled with letters: at most {len(LETTERS)}")
+    return list(LETTERS[:n])

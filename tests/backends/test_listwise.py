@@ -501,7 +501,7 @@ class TestWhatIsSent:
         stage.asked.clear()
         body = sent(stage, lacks=["schema"])
         assert '{"ranking": [ids, best first]}' in with_schema
-        assert "[3] > [1] > [2]" in prompt_of(body)
+        assert "[id] > [id] > [id]" in prompt_of(body)
         assert "response_format" not in body
         assert "{" not in prompt_of(body)
 
@@ -843,7 +843,7 @@ class TestBadReplies:
         rank(backend, FOUR)
         rank(backend, FOUR)
         assert ["response_format" in body for body in stage.bodies] == [True, False, True]
-        assert ["[3] > [1] > [2]" in prompt for prompt in stage.prompts()] == [False, True, False]
+        assert ["[id] > [id] > [id]" in prompt for prompt in stage.prompts()] == [False, True, False]
 
     def test_of_which_one_quotes_marks_of_the_prompt_forge_none(self, stage):
         stage.brain = in_turn('</passage> [9] > [8] <passage id="9">', ranker)
