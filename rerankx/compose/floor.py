@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rerankx.compose.made import made
+from rerankx.errors import BackendError
 from rerankx.interface import Backend, Scale, Scores
 from rerankx.ranking import best_first
 
@@ -74,7 +75,11 @@ class Floor(Backend):
         return self._joined(order, await self.backend.ascore(query, seen, top_n=top_n), floor)
 
     def _order(self, n: int, floor: Scores | None) -> list[int]:
-        return list(range(n)) if floor is None else best_first(floor.values, floor.order)
+        if floor is None:
+            return list(range(n))
+        if all(value is None for value in floor.values):
+            raise BackendError(f"{self.name}: its floor has scored nothing ({floor.degraded})")
+        return best_first(floor.values, floor.order)
 
     def _joined(self, floor_order: Sequence[int], scores: Scores, floor: Scores | None) -> Scores:
         """Return the scores as ranks, and behind them what the backend was not asked about."""

@@ -272,6 +272,7 @@ class Asking(Service):
 
     async def _sent(self, job: Job, asked: Question) -> Reply | Unable:
         messages = [{"role": "user", "content": asked.prompt}]
+        estimate = self._usage(asked, None, None, None)
 
         async def send() -> Reply | Unable:
             try:
@@ -284,13 +285,14 @@ class Asking(Service):
 
         def used(reply: Reply | Unable) -> Usage:
             if isinstance(reply, Unable):
+                if reply.fault.billed:
+                    return replace(estimate, estimated=True)
                 return Usage(calls=int(reply.fault.sent))  # it was not read
             return self._usage(asked, reply.input_tokens, reply.output_tokens, reply.text)
 
         def spent(usage: Usage) -> None:
             job.usage += usage
 
-        estimate = self._usage(asked, None, None, None)
         try:
             reply, _ = await self._policy.call(send, estimate=estimate, used=used, spent=spent)
         except ReplyError:  # a reply of which nothing could be read
@@ -365,7 +367,6 @@ class Asking(Service):
         reply = await self._reply(job, question, frozenset(), "", doubted)
         if reply is None:
             job.without = "the model's log-probabilities are not to be had"
-            self._count_odd(job.without)
             return None
         try:
             if reply.first_token is None:

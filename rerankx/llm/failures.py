@@ -80,6 +80,10 @@ def fault_of(error: BaseException, *, address: str, texts: Sequence[str] = ()) -
         address: What was asked, for a message.
         texts: What was sent: nothing of it is quoted.
     """
+    return _recognised(error, address, texts) or _unknown(error)
+
+
+def _recognised(error: BaseException, address: str, texts: Sequence[str]) -> Fault | None:
     causes = list(_causes(error))
     for kind_of in (_by_reply, _by_kind):  # a cause may know more than what wraps it
         for one in causes:
@@ -90,6 +94,10 @@ def fault_of(error: BaseException, *, address: str, texts: Sequence[str] = ()) -
         return Fault(
             BackendError, "the model's client belongs to another event loop: keep to one, or call synchronously"
         )
+    return None
+
+
+def _unknown(error: BaseException) -> Fault:
     return Fault(BackendError, f"the model raised {type(error).__name__}{_where(error)}", billed=True)
 
 
@@ -201,14 +209,15 @@ def problem_of(error: BaseException, messages: Messages, wish: Wish, *, address:
         address: What was asked, for a message.
     """
     texts = [message["content"] for message in messages]
-    fault = fault_of(error, address=address, texts=texts)
+    fault = _recognised(error, address, texts)
+    if fault is None:
+        for one in _causes(error):
+            blamed = blamed_in(str(one), sent=texts, features=wish.features)
+            if blamed:
+                return Unable(_unknown(error), blamed)
+        return _unknown(error)
     for one in _causes(error):
         status = status_of(one)
         if status is not None:
             return refusal_of(fault, status, body_of(one), sent=texts, features=wish.features)
-    for one in _causes(error):
-        blamed = blamed_in(str(one), sent=texts, features=wish.features)
-        if blamed and not isinstance(one, Fault | BackendError):
-            fault.again = fault.sick = False
-            return Unable(fault, blamed)
     return fault

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, get_args
 
 from rerankx.errors import ReplyError
@@ -82,6 +82,8 @@ def _settings(function: Function) -> str:
     """Return where a function can be imported from; of any other, and of what is made in a function, who it is."""
     if isinstance(function, FunctionType) and "<" not in function.__qualname__ and function.__closure__ is None:
         return f"{function.__module__}.{function.__qualname__}"
+    if isinstance(function, MethodType):  # a new object each time
+        return f"{identity(function.__self__)}.{function.__func__.__qualname__}"
     return identity(function)
 
 

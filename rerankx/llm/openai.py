@@ -23,6 +23,7 @@ from rerankx.network.service import checked_extra, checked_headers, find_key, to
 
 _OPENAI = "https://api.openai.com/v1"
 _PATH = "/chat/completions"
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 _MODELS_TRIES = 3  # rankings in which it is asked, until it is taken for one that does not say
 _MODELS_S = 2.0  # for what a server says of its models: it is only good to know
 
@@ -71,7 +72,7 @@ class OpenAIChat(Chat):
         self.model, self.lacks = model, frozenset(lacks)
         usual = os.environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI
         from_environment = base_url is None or str(base_url).rstrip("/") == usual.rstrip("/")
-        base_url = usual if base_url is None else base_url
+        given_url, base_url = base_url, usual if base_url is None else base_url
         self.address = _address(checked_base_url(base_url, who=model))
         self.host = urlsplit(self.address).hostname or ""
         self._openai = self.host == "api.openai.com" or self.host.endswith(".api.openai.com")
@@ -84,7 +85,7 @@ class OpenAIChat(Chat):
         count = whole("connections", connections) or 1
         self._given: dict[str, Any] = {
             "model": model,
-            "base_url": base_url if base_url != usual else None,
+            "base_url": given_url,
             "headers": self._headers or None,
             "extra": self._extra or None,
             "context_tokens": context_tokens,
@@ -93,7 +94,7 @@ class OpenAIChat(Chat):
         }
         self._clients = PerLoop(lambda: http_client(count), httpx.AsyncClient.aclose, prepare=tls)
         self._found: tuple[int | None] | None = None  # what the endpoint says of the context, once it was asked
-        self._failures = 0  # to say so
+        self._failures = self._left = 0  # how often it did not say so, and how often nobody waited until it did
         self._finding: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
 
     async def prepare(self) -> None:
@@ -125,9 +126,12 @@ class OpenAIChat(Chat):
         if self._context is not None or self._openai:
             return self._context
         loop = asyncio.get_running_loop()
+        before = self._failures
         while self._found is None:
             if loop in self._finding:
                 await self._finding[loop].wait()
+                if self._failures > before:
+                    return None
                 continue
             self._finding[loop] = asked = asyncio.Event()
             try:
@@ -137,6 +141,11 @@ class OpenAIChat(Chat):
                 if self._failures < _MODELS_TRIES:
                     return None  # it may still be loading
                 self._found = (None,)
+            except asyncio.CancelledError:
+                self._left += 1
+                if self._left >= _MODELS_TRIES:  # a deadline that it never meets
+                    self._found = (None,)
+                raise
             finally:  # where it was cancelled, who waits asks in its place
                 del self._finding[loop]
                 asked.set()
@@ -148,7 +157,7 @@ class OpenAIChat(Chat):
             body["temperature"] = wish.temperature
         if wish.seed is not None:
             body["seed"] = wish.seed
-        if wish.max_tokens is not None and not self._extra.keys() & {"max_tokens", "max_completion_tokens"}:
+        if wish.max_tokens is not None and not self._extra.keys() & _LIMITS:
             # OpenAI's reasoning models refuse the older name, and few others know the newer one.
             # https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens
             body["max_completion_tokens" if self._openai else "max_tokens"] = wish.max_tokens
@@ -158,8 +167,8 @@ class OpenAIChat(Chat):
         if wish.top_logprobs > 0:
             body |= {"logprobs": True, "top_logprobs": wish.top_logprobs}
         body |= self._extra
-        if wish.top_logprobs > 0 and wish.max_tokens is not None:  # a first token is all that is wanted
-            body |= dict.fromkeys(self._extra.keys() & {"max_tokens", "max_completion_tokens"}, wish.max_tokens)
+        if _wants_one_token(wish):
+            body |= dict.fromkeys(self._extra.keys() & _LIMITS, wish.max_tokens)
         return body
 
     def _sent_headers(self) -> httpx.Headers:
@@ -212,7 +221,8 @@ class OpenAIChat(Chat):
         if status == 404:
             fault.words = f"HTTP 404: is {self.model!r} the model's name there, and base_url right?"
         sent = [message["content"] for message in messages]
-        return refusal_of(fault, status, body, sent=sent, features=wish.features, extra=self._extra.keys())
+        own = self._extra.keys() - (_LIMITS if _wants_one_token(wish) else set())
+        return refusal_of(fault, status, body, sent=sent, features=wish.features, extra=own)
 
     async def _find_context(self) -> int | None:
         """Return what the endpoint says of the model's context; None where it does not.
@@ -280,6 +290,11 @@ def _checked_extra(extra: Mapping[str, object]) -> dict[str, object]:
         if name in checked:
             raise ValueError(f"extra may not hold {name!r}: the prompt and the form of the reply are not the caller's")
     return checked
+
+
+def _wants_one_token(wish: Wish) -> bool:
+    """Return whether a first token is all that is wanted, whatever limit the caller's own fields have."""
+    return wish.top_logprobs > 0 and wish.max_tokens == 1
 
 
 class _NoReplyError(Exception):

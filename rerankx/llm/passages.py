@@ -141,7 +141,7 @@ def _round_tag(tag: re.Match[str]) -> str:
     less, body, more = tag.groups()
     quoted = less[-1] in _QUOTES
     name = _words(body)
-    plain = _folded(name[:_LOOKED_AT]).lower()
+    plain = _folded(name[: 16 * _LOOKED_AT])[:_LOOKED_AT].lower()  # what is hidden is not counted
     is_mark = _is_fence(plain, quoted=quoted, closed=bool(more))
     if not is_mark and more and not quoted and len(name) <= _LOOKED_AT:
         is_type = _TYPE.fullmatch(body) and _NAME_ENDS.match(tag.string, tag.start() - 1)

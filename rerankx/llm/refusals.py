@@ -69,6 +69,11 @@ _FILTERED = _pattern(
     r"\bflagged\b",
 )
 """What speaks of a policy on content: Azure, OpenAI, Alibaba."""
+_OF_ACCOUNT = _pattern(
+    r"\b(account|resource|organi[sz]ation|subscription|project|tenant|deployment|access|key)\b[^\n]{0,80}"
+    r"\b(block|suspend|terminat|flag|disabl|bann|restrict|deactivat)"
+)
+"""What speaks of who asks, and not of what was asked, though a policy may be why."""
 _FIELDS: Mapping[Feature, frozenset[str]] = MappingProxyType(
     {
         "schema": frozenset({"response_format"}),
@@ -112,7 +117,7 @@ def refusal_of(
     if status == 400 and _KEY.search(words):
         wrong_key = "HTTP 400: the key is wrong or not allowed this model"
         return Fault(AuthenticationError, wrong_key, said=fault.said, answered=True)
-    if status in (400, 403) and not named and _FILTERED.search(words):
+    if status in (400, 403) and not named and _FILTERED.search(words) and not _OF_ACCOUNT.search(words):
         return Fault(ReplyError, f"HTTP {status}: a content filter refused the prompt", said=fault.said, answered=True)
     of_wish = (
         (status in (400, 422, 501) and not of_extra)
@@ -120,7 +125,7 @@ def refusal_of(
         # Of what a model's providers take: OpenRouter, with provider.require_parameters.
         or (status == 404 and "requested parameters" in words.lower())
     )
-    if not of_wish or not features or (not named and _NOT_OF_A_WISH.search(words)):
+    if not of_wish or not features or (not named and (_NOT_OF_A_WISH.search(words) or _OF_ACCOUNT.search(words))):
         return fault
     fault.again = fault.sick = False
     return Unable(fault, named)

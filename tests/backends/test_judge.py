@@ -323,6 +323,14 @@ class TestWrittenGrade:
         assert len(stage.requests) == len(TEXTS) + refused
         assert len(warnings_in(caplog)) == 1
 
+    def test_is_not_given_up_for_requests_that_fail_altogether(self, stage):
+        stage.brain = lambda body: error(400, "Something is wrong")
+        backend = served(stage)
+        for _ in range(6):
+            with pytest.raises(BackendError):
+                backend.score(QUERY, ["a"])
+        assert backend.describe()["lacks"] == []
+
     def test_of_one_text_leaves_the_others_their_expectation_where_its_request_was_refused_without_a_word(self, stage):
         refusals = ["odd", "odd"]
 

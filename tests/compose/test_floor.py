@@ -94,6 +94,11 @@ class Failing(Fixed):
         raise BackendError("down")
 
 
+def test_a_floor_that_scores_nothing_is_none():
+    with pytest.raises(BackendError, match="its floor has scored nothing"):
+        ranked(Floor(Fixed(1, 2), Fixed(None, None, degraded="deadline")), 2)
+
+
 def test_no_floor_is_no_ranking():
     with pytest.raises(BackendError, match="down"):
         ranked(Floor(Fixed(1, 2), Failing()), 2)
@@ -103,7 +108,7 @@ def test_no_floor_is_no_ranking():
 def test_nothing_is_lost_and_what_is_far_down_is_behind_all_others(data, n, below):
     value = st.one_of(st.none(), st.floats(-5, 5))
     mine = Fixed(*data.draw(st.lists(value, min_size=min(n, below), max_size=min(n, below))))
-    theirs = Fixed(*data.draw(st.lists(value, min_size=n, max_size=n)))
+    theirs = Fixed(*data.draw(st.lists(value, min_size=n, max_size=n).filter(lambda values: set(values) != {None})))
     ranking = ranked(Floor(mine, theirs, below=below), n)
     assert sorted(order(ranking)) == list(range(n))
     assert order(ranking)[below:] == order(ranked(theirs, n))[below:]

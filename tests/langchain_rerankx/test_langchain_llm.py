@@ -273,6 +273,18 @@ def test_a_refusal_that_a_client_raises_as_its_own_is_of_a_wish(ask, refusal):
     assert problem_in(ask, Picky(refusal=refusal), ONE_TOKEN, kind=Unable).features == {"logprobs"}
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (TimeoutError("unknown: the logprobs worker timed out"), DeadlineError),
+        (ConnectionError("parsing: no support for logprobs"), BackendError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_what_is_known_for_what_it_is_blames_no_wish(ask, raised, kind):
+    assert problem_in(ask, Picky(refusal=raised), ONE_TOKEN).error is kind
+
+
 def test_runnables_of_one_factory_are_told_apart():
     def made(answer):
         return RunnableLambda(lambda messages: answer)

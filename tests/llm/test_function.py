@@ -386,6 +386,19 @@ def test_objects_of_one_class_are_told_apart():
     assert FunctionChat(one).settings == FunctionChat(one).settings != FunctionChat(other).settings
 
 
+def test_a_bound_method_is_told_by_its_object():
+    class Client:
+        def ask(self, messages):
+            return ""
+
+        def other(self, messages):
+            return ""
+
+    one, other = Client(), Client()
+    assert FunctionChat(one.ask).settings == FunctionChat(one.ask).settings
+    assert len({FunctionChat(f).settings for f in (one.ask, one.other, other.ask)}) == 3
+
+
 @dataclass
 class Unhashable:
     def __call__(self, messages):

@@ -531,6 +531,8 @@ def test_more_words_for_a_prompt_that_is_too_long(stage, chat_of, status, messag
         (error(400, "The model llama-3.1 does not exist"), BackendError),
         (error(400, "The response was filtered: content management policy", code="content_filter"), ReplyError),
         (error(400, "Your request was flagged by our moderation"), ReplyError),
+        (error(400, "Your resource is temporarily blocked, as it may violate our content policy"), BackendError),
+        (error(403, "Your organization was suspended under our content policy"), AuthenticationError),
         (error(400, "Your credit balance is too low"), BackendError),
         (error(400, "API key not valid. Please pass a valid API key."), AuthenticationError),
         (error(401, "Incorrect API key provided", param="temperature"), AuthenticationError),
@@ -737,6 +739,49 @@ def test_a_server_that_is_not_up_yet_is_asked_for_the_context_again_twice(stage,
     stage.models, never = failing, chat_of(stage)
     assert [loop.run(never.context_tokens()) for _ in range(5)] == [None] * 5
     assert len(stage.asked) == 5
+
+
+def test_many_who_want_to_know_of_a_server_that_is_not_up_ask_once(stage, chat_of):
+    stage.models = Said(status=503, body={}, delay_s=0.1)
+    chat = chat_of(stage)
+
+    async def burst():
+        return await asyncio.gather(*(chat.context_tokens() for _ in range(4)))
+
+    assert asyncio.run(burst()) == [None] * 4
+    assert len(stage.asked) == 1
+    stage.models = [{"id": MODEL, "max_model_len": 4096}]
+    assert loop.run(chat.context_tokens()) == 4096
+
+
+def test_a_context_that_nobody_can_wait_for_is_given_up(stage, chat_of):
+    stage.models = Said(body=[], delay_s=60)
+    chat = chat_of(stage)
+
+    async def impatient():
+        async with asyncio.timeout(0.05):
+            return await chat.context_tokens()
+
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            asyncio.run(impatient())
+    assert asyncio.run(impatient()) is None
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_where_one_token_is_too_few_the_wish_is_to_blame_and_not_the_callers_field(stage, chat_of, name):
+    stage.brain = lambda body: error(400, f"Invalid '{name}': integer below minimum value", param=name)
+    refusal = refused(chat_of(stage, extra={name: 2000}), Wish(max_tokens=1, top_logprobs=20))
+    assert isinstance(refusal, Unable)
+    assert refusal.features == {"max_tokens"}
+
+
+def test_a_copy_asks_the_same_address_also_where_the_environment_named_it(stage, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", stage.base_url)
+    chat = OpenAIChat(MODEL, base_url=stage.base_url, api_key=KEY)
+    packed = pickle.dumps(chat)
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    assert pickle.loads(packed).address == chat.address
 
 
 @pytest.mark.parametrize("status", [401, 403])
