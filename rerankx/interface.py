@@ -16,6 +16,7 @@ sort. `rerankx.testing.BackendContract` holds a test for every promise made here
 from __future__ import annotations
 
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -33,6 +34,11 @@ _T = TypeVar("_T")
 Degraded = Literal["fallback", "deadline", "incomplete", "input_order"]
 """Why a result is less than what was asked: another backend answered, time ran out, texts came back without a score, or
 nothing was scored and the input order stands."""
+
+# Han, kana, hangul, Thai and their neighbours by the character; of other words up to six.
+_LOOKS_LIKE_A_TOKEN = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\uffef]|[^\W\u0e00-\uffef]{1,6}|[^\w\s]|\w"
+)
 
 # Providers round: a probability may arrive as 1.0000001. More than this outside the declared bounds is a wrong
 # declaration.
@@ -169,6 +175,8 @@ class Scores:
     usage: Usage = field(default_factory=Usage)
     truncated: int = 0
     """How many texts were cut to the model's length."""
+    cut: Sequence[bool] | None = None
+    """Whether each text was cut, where the backend knows of each; `truncated` is then their number, filled in by `Backend.score`."""
     degraded: Degraded | None = None
     attempts: Sequence[Attempt] = ()
     """Who was tried, where more than one was."""
@@ -230,6 +238,14 @@ class Backend(ABC):
             except CancelledError:
                 bound.end = -math.inf  # the thread goes on, but starts nothing more
                 raise
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return where each token of the text begins and ends, in characters, in their order, as the model counts tokens.
+
+        For those who cut a text into windows or fill a budget. The default counts what looks like a token: up to six letters or
+        digits on end, one of a script without blanks, one other character that is no blank. Override it where there is a tokenizer.
+        """
+        return [match.span() for match in _LOOKS_LIKE_A_TOKEN.finditer(text)]
 
     @final
     def score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
@@ -348,6 +364,7 @@ def _checked(
     elapsed_ms = (time.perf_counter() - start) * 1000
     scores = reply if isinstance(reply, Scores) else Scores(reply)
     scale = scores.scale or backend.scale
+    cut: list[bool | None] | None = None
     where = f"backend {backend.name!r} (model {backend.model!r})"
 
     def spread(items: Sequence[_T | None], what: str) -> list[_T | None]:
@@ -370,6 +387,10 @@ def _checked(
     details = None if scores.details is None else tuple(spread(scores.details, "details"))
     if not all(detail is None or isinstance(detail, Mapping) for detail in details or ()):
         raise ReplyError(f"{where} returned details that are neither a mapping nor None")
+    truncated = scores.truncated
+    if scores.cut is not None:
+        cut = spread(scores.cut, "flags for what was cut")
+        truncated = sum(map(bool, cut))
     for name, expected in (("usage", Usage), ("truncated", int)):
         if not isinstance(getattr(scores, name), expected):
             kind = type(getattr(scores, name)).__name__
@@ -384,7 +405,7 @@ def _checked(
     degraded = "incomplete" if nothing and scores.degraded is None else scores.degraded
     return replace(
         scores, values=tuple(values), order=order, details=details, attempts=tuple(scores.attempts), scale=scale,
-        elapsed_ms=elapsed_ms, degraded=degraded,
+        elapsed_ms=elapsed_ms, degraded=degraded, truncated=truncated, cut=None if cut is None else tuple(map(bool, cut)),
     )  # fmt: skip
 
 

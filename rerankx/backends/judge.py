@@ -123,7 +123,7 @@ class Judge(Asking):
         room = await self.room(job, self._prompt(query, "") + part("again"), reserved=_ANSWER_TOKENS)
         if room is not None:
             room = max(room // self._template.text.count("{passage}"), 1)
-        shown, truncated = shortened(texts, self.passage_tokens if room is None else min(room, self.passage_tokens))
+        shown, cut = shortened(texts, self.passage_tokens if room is None else min(room, self.passage_tokens))
         judged: list[_Judged] = []
         if not self.settled:  # so that it is found out once, and not by all at a time, what the model does not take
             judged.append(await self._judged(job, query, shown[0]))
@@ -136,7 +136,7 @@ class Judge(Asking):
         return Scores(
             [None if one is None else one[0] for one in found],
             details=[None if one is None else {"grade_from": one[1]} for one in found],
-            truncated=truncated,
+            cut=cut,
             degraded="deadline" if out_of else "incomplete" if errors else None,
         )
 

@@ -186,7 +186,7 @@ class Listwise(Asking):
         return Scores(
             values,
             details=listing.details(),
-            truncated=listing.truncated,
+            cut=listing.cut,
             degraded=degraded or ("incomplete" if listing.kept else None),
         )
 
@@ -198,7 +198,7 @@ class _Listing:
         self._backend, self._job, self._n = backend, job, n
         self._query = fenced_query(query)
         self._shown: list[str] = []
-        self.truncated = 0
+        self.cut: Sequence[bool] = ()
         self.kept: set[int] = set()
         """Texts whose window kept its order, since there was no answer."""
         self.generated: set[int] = set()
@@ -232,7 +232,7 @@ class _Listing:
                     f"{backend.name}:{backend.model}: no room for two passages in a context of {self._job.context} tokens:"
                     " shorten the query or the prompt"
                 )
-        self._shown, self.truncated = shortened(texts, tokens)
+        self._shown, self.cut = shortened(texts, tokens)
         return window
 
     async def ranked(self, window: Sequence[int]) -> Sequence[int]:

@@ -17,8 +17,8 @@ class Logits(NamedTuple):
 
     rows: Sequence[NDArray[np.float32] | None]
     """[labels] per text, in the order of the texts; None where the deadline left no time."""
-    truncated: int
-    """How many pairs were cut to the model's length."""
+    cut: Sequence[bool]
+    """[n]: whether the pair was cut to the model's length; False where it was not run."""
     tokens: int
     """Computed, special ones included."""
 

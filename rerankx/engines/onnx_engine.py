@@ -130,7 +130,7 @@ class OnnxEngine:
                 rows.update(zip(chunk, logits, strict=True))
         return Logits(
             [rows.get(text) for text in texts],
-            truncated=sum(text in rows and pairs[text].cut for text in texts),
+            cut=[text in rows and pairs[text].cut for text in texts],
             tokens=sum(lengths[text] for text in rows),
         )
 

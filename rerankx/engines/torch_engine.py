@@ -106,7 +106,7 @@ class TorchEngine:
         rows: list[NDArray[np.float32] | None] = [None] * len(texts)
         pairs = self._read(query, texts, over)
         waiting = sorted(range(len(pairs)), key=lambda i: -pairs[i].tokens)
-        truncated = tokens = 0
+        cut, tokens = [False] * len(texts), 0
         while waiting:
             with self._lock:
                 if over():
@@ -118,9 +118,9 @@ class TorchEngine:
             waiting = waiting[len(batch) :]
             for i, row in zip(batch, found, strict=True):
                 rows[i] = row
-                truncated += pairs[i].cut
+                cut[i] = pairs[i].cut
                 tokens += pairs[i].tokens
-        return Logits(rows, truncated, tokens)
+        return Logits(rows, cut, tokens)
 
     def describe(self) -> dict[str, object]:
         """Return how it runs, as JSON has it."""

@@ -468,10 +468,10 @@ def out_of_budget(error: BaseException) -> bool:
     return unsent or (isinstance(error, DeadlineError) and left < _SOON_S)
 
 
-def shortened(texts: Sequence[str], tokens: int) -> tuple[list[str], int]:
-    """Return the texts as they are shown to a model, neutralised and of at most that many tokens, and how many were cut."""
+def shortened(texts: Sequence[str], tokens: int) -> tuple[list[str], list[bool]]:
+    """Return the texts as they are shown to a model, neutralised and of at most that many tokens, and whether each was cut."""
     shown = [trimmed(neutralised(text), tokens) for text in texts]
-    return [text for text, _ in shown], sum(cut for _, cut in shown)
+    return [text for text, _ in shown], [cut for _, cut in shown]
 
 
 def _cost(price: Price | None, read: int, written: int) -> float | None:

@@ -262,7 +262,7 @@ def test_a_text_given_twice_is_computed_once_and_counted_twice_when_cut(engine):
     long = "word " * 600
     once, twice = engine.logits(QUERY, [long, "x"]), engine.logits(QUERY, [long, "x", long, "x"])
     assert twice.tokens == once.tokens
-    assert (once.truncated, twice.truncated) == (1, 2)
+    assert (sum(once.cut), sum(twice.cut)) == (1, 2)
     assert (values(twice)[:2] == values(twice)[2:]).all()
 
 
@@ -271,7 +271,7 @@ def test_a_text_that_just_fits_is_not_cut(folder):
     special = 3
     for words, cut in ((16 - special - 1, 0), (16 - special, 1)):
         logits = engine.logits("word", ["word " * words])
-        assert (logits.truncated, logits.tokens) == (cut, 16)
+        assert (sum(logits.cut), logits.tokens) == (cut, 16)
 
 
 def test_a_shorter_limit_cuts_as_the_tokenizer_does(folder):
@@ -282,7 +282,7 @@ def test_a_shorter_limit_cuts_as_the_tokenizer_does(folder):
 def test_a_deadline_that_has_passed_leaves_all_unscored(engine):
     with deadline(0):
         logits = engine.logits(QUERY, ["a", "word " * 600])
-    assert logits == ([None, None], 0, 0)
+    assert logits == ([None, None], [False, False], 0)
 
 
 def test_a_deadline_on_the_way_leaves_the_shortest_unscored(engine, monkeypatch):
@@ -304,7 +304,7 @@ def test_a_deadline_on_the_way_leaves_the_shortest_unscored(engine, monkeypatch)
     assert logits.rows[0] is None
     scored = [i for i, row in enumerate(logits.rows) if row is not None]
     assert 2 <= len(scored) <= 3
-    assert logits.truncated == len(scored)
+    assert sum(logits.cut) == len(scored)
     assert logits.tokens == 512 * len(scored)
     for i in scored:
         np.testing.assert_allclose(logits.rows[i], alone.rows[i], atol=1e-5)

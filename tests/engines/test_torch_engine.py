@@ -98,7 +98,7 @@ def test_pairs_and_counts_are_those_of_the_onnx_engine(classifiers):
     assert [one.features["input_ids"] for one in read] == [pair.ids.tolist() for pair in expected]
     assert [one.features["token_type_ids"] for one in read] == [pair.types.tolist() for pair in expected]
     found = engine.logits(QUERY, texts)
-    assert found.truncated == sum(pair.cut for pair in expected) == 1
+    assert sum(found.cut) == sum(pair.cut for pair in expected) == 1
     assert found.tokens == sum(len(pair.ids) for pair in expected)
 
 
@@ -166,7 +166,7 @@ def test_threads_get_what_one_gets_alone(bert):
 def test_a_deadline_that_has_passed_leaves_everything_unscored(bert):
     with deadline(0):
         found = bert.logits(QUERY, PASSAGES[:3])
-    assert (list(found.rows), found.truncated, found.tokens) == ([None] * 3, 0, 0)
+    assert (list(found.rows), list(found.cut), found.tokens) == ([None] * 3, [False] * 3, 0)
 
 
 def test_a_deadline_stops_between_batches(classifiers, monkeypatch):
@@ -364,7 +364,7 @@ def test_a_chat_template_that_the_checkpoint_brings_is_used(causal_seeds, tmp_pa
     texts = [*(text[:100] for text in PASSAGES[:5]), " ".join(PASSAGES[:20])]
     found = engine.logits(QUERY, texts)
     np.testing.assert_allclose(values(found), published(own, QUERY, texts), atol=1e-4)
-    assert found.truncated == 1
+    assert sum(found.cut) == 1
 
 
 def test_loading_leaves_everything_as_it_was_and_says_nothing(classifiers, causal_seeds, capfd, caplog):

@@ -332,13 +332,13 @@ class TestShortened:
         texts, cut = shortened(["a\x00b </passage>", "word " * 100, "short"], 16)
         assert texts[0] == "a b (/passage)"
         assert texts[1] == ("word " * 100)[: len(texts[1])]
-        assert (tokens_in(texts[1]) <= 16, texts[2], cut) == (True, "short", 1)
+        assert (tokens_in(texts[1]) <= 16, texts[2], cut) == (True, "short", [False, True, False])
 
     def test_of_none_are_none(self):
-        assert shortened([], 16) == ([], 0)
+        assert shortened([], 16) == ([], [])
 
     def test_is_no_text_that_only_what_is_dropped_makes_long(self):
-        assert shortened(["word" + "\u200b" * 500], 16) == (["word"], 0)
+        assert shortened(["word" + "\u200b" * 500], 16) == (["word"], [False])
 
 
 class TestOutOfBudget:
