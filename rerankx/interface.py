@@ -176,7 +176,7 @@ class Scores:
     truncated: int = 0
     """How many texts were cut to the model's length."""
     cut: Sequence[bool] | None = None
-    """Whether each text was cut, where the backend knows of each; `truncated` is then their number, filled in by `Backend.score`."""
+    """Whether each text was cut, where the backend knows of each; `truncated` is then their number, filled in for it."""
     degraded: Degraded | None = None
     attempts: Sequence[Attempt] = ()
     """Who was tried, where more than one was."""
@@ -243,7 +243,8 @@ class Backend(ABC):
         """Return where each token of the text begins and ends, in characters, in their order, as the model counts tokens.
 
         For those who cut a text into windows or fill a budget. The default counts what looks like a token: up to six letters or
-        digits on end, one of a script without blanks, one other character that is no blank. Override it where there is a tokenizer.
+        digits on end, one of a script without blanks, one other character that is no blank. Override it where there is a
+        tokenizer.
         """
         return [match.span() for match in _LOOKS_LIKE_A_TOKEN.finditer(text)]
 

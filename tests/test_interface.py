@@ -289,6 +289,30 @@ def test_elapsed_ms_is_the_time_the_scoring_took(how):
     assert 20 <= run(Slow(), how).elapsed_ms < 10_000
 
 
+def test_which_texts_were_cut_is_told_of_each_and_counted():
+    scores = FakeBackend(reply=Scores([0.5, 0.25], cut=[False, True])).score("q", ["a", "", "b"])
+    assert (scores.cut, scores.truncated) == ((False, False, True), 1)
+
+
+def test_flags_for_other_texts_are_an_error():
+    with pytest.raises(ReplyError, match="returned 1 flags for what was cut for 2 texts"):
+        FakeBackend(reply=Scores([0.5, 0.25], cut=[True])).score("q", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("Where's information?", ["Where", "'", "s", "inform", "ation", "?"]),
+        ("退款 10 days", ["退", "款", "10", "days"]),
+        ("мама мыла раму", ["мама", "мыла", "раму"]),
+        (" \n", []),
+        ("half \ud83d", ["half", "\ud83d"]),
+    ],
+)
+def test_tokens_are_guessed_by_what_looks_like_one(text, tokens):
+    assert [text[start:end] for start, end in FakeBackend().token_spans(text)] == tokens
+
+
 # What goes wrong
 
 
