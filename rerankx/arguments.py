@@ -49,6 +49,27 @@ def texts_of(documents: Sequence[T], key: Callable[[T], str] | None) -> list[str
     return texts
 
 
+def scores_of(documents: Sequence[T], score: Callable[[T], float | None] | None) -> list[float | None] | None:
+    """Return the score that each document came with, None for one without; None where nobody asks."""
+    if score is None:
+        return None
+    if not callable(score):
+        raise TypeError(f"retrieval_score must be a function of a document, not {type(score).__name__}")
+    scores: list[float | None] = []
+    for i, document in enumerate(documents):
+        found = score(document)
+        if found is not None and (isinstance(found, bool | str) or not hasattr(found, "__float__")):
+            raise TypeError(f"retrieval_score returned {type(found).__name__} for document {i}, not a number or None")
+        try:
+            number = None if found is None else float(found)
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"retrieval_score returned no one number for document {i}, but {shown(found)}") from None
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"retrieval_score returned {number} for document {i}; scores must be finite")
+        scores.append(number)
+    return scores
+
+
 def checked_top_n(top_n: int | None) -> int | None:
     """Return `top_n` as an int of at least 1, or None."""
     if top_n is None:
@@ -71,13 +92,13 @@ def checked_min_score(min_score: float | None) -> float | None:
     return number
 
 
-def checked_deadline_s(deadline_s: float | None) -> float | None:
-    """Return `deadline_s` as a finite float above 0, or None."""
+def checked_deadline_s(deadline_s: float | None, name: str = "deadline_s") -> float | None:
+    """Return `deadline_s` as a finite float above 0, or None; `name` is what a message calls it."""
     if deadline_s is None:
         return None
-    number = _number("deadline_s", deadline_s, "a number of seconds above 0")
+    number = _number(name, deadline_s, "a number of seconds above 0")
     if not 0 < number < math.inf:
-        raise ValueError(f"deadline_s must be a number of seconds above 0, or None, not {number:g}")
+        raise ValueError(f"{name} must be a number of seconds above 0, or None, not {number:g}")
     return number
 
 

@@ -5,6 +5,7 @@
     ├── UnknownBackendError (ValueError)       no backend of that name
     ├── ModelNotFoundError                     the model's files are neither here nor to be had
     ├── OptionError (ValueError)               an option that the model, once it is there, does not allow
+    ├── SpecError (ValueError)                 a declared pipeline that cannot be built, or one that cannot be declared
     └── BackendError                           a backend was asked and did not answer as it must
         ├── AuthenticationError                the key is missing, wrong or not allowed this model
         ├── RateLimitError                     too many requests
@@ -67,6 +68,10 @@ class ModelNotFoundError(RerankxError):
 
 class OptionError(RerankxError, ValueError):
     """An option that does not fit the model: found out when the model is loaded, and no fault of the backend's."""
+
+
+class SpecError(RerankxError, ValueError):
+    """A spec from which nothing can be made, or a reranker of which there can be none; the message begins with the place."""
 
 
 class BackendError(RerankxError):

@@ -9,11 +9,14 @@ __all__ = ["Normalise", "rrf", "weighted_sum"]
 Normalise = Literal["minmax", "zscore", "none"]
 
 
-def rrf(orders: Sequence[Sequence[int]], *, n: int, k: int = 60, weights: Sequence[float] | None = None) -> list[float]:
+def rrf(
+    orders: Sequence[Sequence[int | Sequence[int]]], *, n: int, k: int = 60, weights: Sequence[float] | None = None
+) -> list[float]:
     """Return one fused score per text; higher is better.
 
     Args:
-        orders: Rankings to fuse, each a sequence of text indices, best first. A missing index adds 0.
+        orders: Rankings to fuse, each a sequence of text indices, best first. A missing index adds 0. An entry may be a sequence
+            of indices that are tied: each has the mean of their places' shares.
         n: Number of texts; indices lie in [0, n).
         k: Rank offset, dimensionless; 60 is the source's value.
         weights: One finite weight >= 0 per ranking, not all 0; None means 1 each.
@@ -26,23 +29,28 @@ def rrf(orders: Sequence[Sequence[int]], *, n: int, k: int = 60, weights: Sequen
         ValueError: An index is repeated in one ranking or lies outside [0, n); `n` or `k` is not an
             int >= 0; the weights are not as described.
 
-    Source: Cormack, Clarke and Büttcher, SIGIR 2009, doi:10.1145/1571941.1572114; weights are our addition.
+    Source: Cormack, Clarke and Büttcher, SIGIR 2009, doi:10.1145/1571941.1572114; weights and ties are our addition.
     """
     for name, value in (("n", n), ("k", k)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{name} is {value!r}: expected an int of at least 0")
     parts: list[list[float]] = [[] for _ in range(n)]
     for position, (order, weight) in enumerate(
-        zip(orders, _checked_weights(weights, len(orders), "orders"), strict=True)
+        zip(orders, checked_weights(weights, len(orders), "orders"), strict=True)
     ):
         seen: set[int] = set()
-        for rank, index in enumerate(order, start=1):
-            if not 0 <= index < n:
-                raise ValueError(f"orders[{position}] holds index {index}: expected 0 <= index < n = {n}")
-            if index in seen:
-                raise ValueError(f"orders[{position}] holds index {index} twice: expected each at most once")
-            seen.add(index)
-            parts[index].append(weight / (k + rank))
+        rank = 1
+        for entry in order:
+            tied = entry if isinstance(entry, Sequence) else (entry,)
+            shares = [weight / (k + place) for place in range(rank, rank + len(tied))]
+            rank += len(tied)
+            for index in tied:
+                if not 0 <= index < n:
+                    raise ValueError(f"orders[{position}] holds index {index}: expected 0 <= index < n = {n}")
+                if index in seen:
+                    raise ValueError(f"orders[{position}] holds index {index} twice: expected each at most once")
+                seen.add(index)
+                parts[index].append(_sum(shares) / len(shares))
     return [_sum(part) for part in parts]
 
 
@@ -76,7 +84,7 @@ def weighted_sum(
     """
     if normalise not in get_args(Normalise):
         raise ValueError(f"normalise is {normalise!r}: expected one of {', '.join(get_args(Normalise))}")
-    weights = _checked_weights(weights, len(scores), "scores")
+    weights = checked_weights(weights, len(scores), "scores")
     for ranker, row in enumerate(scores):
         if len(row) != len(scores[0]):
             raise ValueError(f"scores[{ranker}] has length {len(row)}: expected {len(scores[0])}, as scores[0]")
@@ -92,9 +100,15 @@ def weighted_sum(
     ]
 
 
-def _checked_weights(weights: Sequence[float] | None, count: int, of: str) -> Sequence[float]:
+def checked_weights(weights: Sequence[float] | None, count: int, of: str) -> Sequence[float]:
+    """Return the weights, 1 each without any; raise a TypeError or ValueError unless they are as `rrf` says."""
     if weights is None:
         return [1.0] * count
+    if isinstance(weights, str | bytes) or not hasattr(weights, "__len__"):
+        raise TypeError(f"weights must be a list of numbers, not {type(weights).__name__}")
+    for position, weight in enumerate(weights):
+        if isinstance(weight, bool | str) or not hasattr(weight, "__float__"):
+            raise TypeError(f"weights[{position}] must be a number, not {type(weight).__name__}")
     if len(weights) != count:
         raise ValueError(f"weights has length {len(weights)}: expected {count}, one per entry of {of}")
     for position, weight in enumerate(weights):

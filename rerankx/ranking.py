@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar, overload
 
+from rerankx.explained import columns_of, way_of
 from rerankx.interface import Attempt, Degraded, Scale, Usage
 
 T_co = TypeVar("T_co", covariant=True)
@@ -51,6 +52,8 @@ class Hit(Generic[T_co]):
     """What was scored: the document, or what `key` made of it."""
     details: Mapping[str, object] | None = None
     """What else the backend says of it: best window, spans, scores of stages."""
+    retrieval_score: float | None = None
+    """The score that it came with, if `rerank` was told."""
 
     @property
     def movement(self) -> int:
@@ -138,6 +141,30 @@ class Ranking(Sequence[Hit[T_co]]):
         # Half a surrogate pair, which UTF-8 cannot hold, becomes JSON's own escape of it.
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
+    def explain(self) -> list[dict[str, object]]:
+        """Return a row per hit that says where it came from, ready for `pandas.DataFrame`.
+
+        "rank", "retrieved" (its place among the documents that came in, from 1), "retrieval_score", "score", "raw_score", "by"
+        (the backend that answered) and "degraded"; then what the backend says of it (`Hit.details`), flat: of a pipeline every
+        step's rank and score, as "1 embedded rank" and "2 cross-encoder score", the best window, whether it was cached. All rows
+        have the same columns; None where a hit has nothing to say.
+        """
+        told = [columns_of(hit.details) for hit in self.hits]
+        names = dict.fromkeys(name for columns in told for name in columns)
+        rows = []
+        for hit, columns in zip(self.hits, told, strict=True):
+            row: dict[str, object] = {
+                "rank": hit.rank,
+                "retrieved": hit.index + 1,
+                "retrieval_score": hit.retrieval_score,
+                "score": hit.score,
+                "raw_score": hit.raw_score,
+                "by": f"{self.backend}:{self.model}",
+                "degraded": self.degraded,
+            }
+            rows.append(row | {name: columns.get(name) for name in names if name not in row})
+        return rows
+
     def __repr__(self) -> str:
         flag = f", degraded={self.degraded!r}" if self.degraded else ""
         return f"<Ranking of {len(self)} of {self.total} by {self.backend}:{self.model}{flag}>"
@@ -149,17 +176,22 @@ class Ranking(Sequence[Hit[T_co]]):
 
     def _repr_html_(self) -> str:
         # Passages are untrusted: everything is escaped.
+        ways = [way_of(columns_of(hit.details)) for hit in self.hits]
+        shown = any(ways)
         rows = "".join(
             f'<tr><td style="text-align:right">{hit.rank}</td>'
             f'<td style="color:{_colour(hit)};white-space:nowrap">{_arrow(hit)}</td>'
             f'<td title="{html.escape(f"raw {hit.raw_score}")}">{hit.score:.3f}</td>'
             f'<td style="text-align:left" title="{html.escape(_showable(hit.text[:2000]))}">'
-            f"{html.escape(_preview(hit.text))}</td></tr>"
-            for hit in self.hits
+            f"{html.escape(_preview(hit.text))}</td>"
+            + (f'<td style="text-align:left">{html.escape(_showable(way))}</td>' if shown else "")
+            + "</tr>"
+            for hit, way in zip(self.hits, ways, strict=True)
         )
+        more = "<th>where from</th>" if shown else ""
         return (
             f'<table><caption style="text-align:left">{html.escape(self._summary())}</caption>'
-            f"<thead><tr><th>rank</th><th>moved</th><th>score</th><th>text</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<thead><tr><th>rank</th><th>moved</th><th>score</th><th>text</th>{more}</tr></thead><tbody>{rows}</tbody></table>"
         )
 
     def _summary(self) -> str:
@@ -180,6 +212,7 @@ def hit_to_dict(hit: Hit[object]) -> dict[str, object]:
         "raw_score": hit.raw_score,
         "document": hit.document,
         "details": None if hit.details is None else dict(hit.details),
+        "retrieval_score": hit.retrieval_score,
     }
 
 

@@ -68,6 +68,9 @@ BUILT_IN: Mapping[str, Entry] = {
         summary="words and a small sentence encoder, inside the wheel: no download, no key",
         requires=("numpy", "onnxruntime", "tokenizers"),
     ),
+    "retrieval": Entry(
+        "rerankx.compose.retrieval:Retrieval", "the retriever's own order or scores: a part of a fusion"
+    ),
     "cross-encoder": _cross_encoder("query and text read together by a transformer: any repository or folder"),
     "minilm": _cross_encoder("91 MB, English", "cross-encoder/ms-marco-MiniLM-L6-v2"),
     "bge": _cross_encoder("1.1 GB, English and Chinese", "BAAI/bge-reranker-base"),
@@ -168,6 +171,15 @@ def create(name: str, /, *, model: str | None = None, **options: object) -> Back
     options = {**preset, **given, **options}
     _check_options(cls, backend, options)
     return cls(**options)
+
+
+def preset_of(name: str, cls: type[Backend]) -> Mapping[str, object] | None:
+    """Return the options that come with the name, if it stands for this very class; else None."""
+    try:
+        found, preset = _find(name)
+    except (UnknownBackendError, MissingDependencyError, ValueError, TypeError):
+        return None
+    return preset if found is cls else None
 
 
 def _find(name: str) -> tuple[type[Backend], Mapping[str, object]]:

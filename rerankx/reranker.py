@@ -8,14 +8,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from rerankx import registry
-from rerankx.arguments import as_list, check_query, checked_deadline_s, checked_min_score, checked_top_n, texts_of
+from rerankx.arguments import (
+    as_list,
+    check_query,
+    checked_deadline_s,
+    checked_min_score,
+    checked_top_n,
+    scores_of,
+    texts_of,
+)
 from rerankx.compose.fallback import Fallback
+from rerankx.compose.retrieval import retrieved
 from rerankx.errors import BackendError
 from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, deadline
 from rerankx.ranking import Hit, Ranking, best_first
 
 T = TypeVar("T")
 OnError = Literal["raise", "input_order"]
+Step = Callable[[Ranking[Any], int | None], Ranking[Any]]
 
 logger = logging.getLogger("rerankx")
 
@@ -40,6 +50,8 @@ class Reranker:
         deadline_s: Seconds for one ranking, above 0. A local backend stops between texts and leaves the rest unscored
             (`degraded="deadline"`); a remote one raises `DeadlineError`. With a fallback each but the last may use half of what
             is left. None = no bound.
+        after: Functions of a ranking, applied in turn before it is cut to `top_n`: `drop_near_duplicates`, `mmr`,
+            `lost_in_the_middle`, `fill_budget` of `rerankx.after`, or your own, `step(ranking, top_n) -> Ranking`.
         on_ranking: Called with every `Ranking` before it is returned. What it raises is logged and stops nothing.
         **options: The backend's own options, not the fallback's; only with a name. A wrong one names the nearest right one.
 
@@ -58,6 +70,7 @@ class Reranker:
         fallback: str | Backend | Sequence[str | Backend] | None = None,
         on_error: OnError = "raise",
         deadline_s: float | None = None,
+        after: Sequence[Step] = (),
         on_ranking: Callable[[Ranking[Any]], object] | None = None,
         **options: object,
     ) -> None:
@@ -69,6 +82,7 @@ class Reranker:
         self.backend = _with_fallback(_backend(backend, model, options), fallback)
         self.on_error: OnError = on_error
         self.deadline_s = checked_deadline_s(deadline_s)
+        self.after = _checked_after(after)
         self.on_ranking = on_ranking
 
     @overload
@@ -80,6 +94,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: None = ...,
+        retrieval_score: Callable[[str], float | None] | None = ...,
     ) -> Ranking[str]: ...
     @overload
     def rerank(
@@ -90,6 +105,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: Callable[[T], str],
+        retrieval_score: Callable[[T], float | None] | None = ...,
     ) -> Ranking[T]: ...
     def rerank(
         self,
@@ -99,6 +115,7 @@ class Reranker:
         top_n: int | None = None,
         min_score: float | None = None,
         key: Callable[[T], str] | None = None,
+        retrieval_score: Callable[[T], float | None] | None = None,
     ) -> Ranking[T]:
         """Return the documents in order of relevance, best first.
 
@@ -114,6 +131,8 @@ class Reranker:
                 "input_order" or "fallback", whose scores mean something else, and `Ranking.min_score` is then None; but
                 where a fallback answered that has a threshold of its own (`Fallback(min_scores=)`), that is applied.
             key: Returns the text of a document, as in `sorted`.
+            retrieval_score: Returns the score that a document came with, higher is better, or None: for backends that take the
+                retriever into account ("retrieval"), and for `Hit.retrieval_score`.
 
         Raises:
             ValueError: A blank query, an argument out of range, or `min_score` with a backend whose scores are only an
@@ -121,7 +140,7 @@ class Reranker:
             TypeError: An argument of the wrong type; the message names it, and the position among the documents.
             BackendError: The backend failed and `on_error` is "raise".
         """
-        return _Job(self, query, documents, top_n, min_score, key).run()
+        return _Job(self, query, documents, top_n, min_score, key, retrieval_score).run()
 
     @overload
     async def arerank(
@@ -132,6 +151,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: None = ...,
+        retrieval_score: Callable[[str], float | None] | None = ...,
     ) -> Ranking[str]: ...
     @overload
     async def arerank(
@@ -142,6 +162,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: Callable[[T], str],
+        retrieval_score: Callable[[T], float | None] | None = ...,
     ) -> Ranking[T]: ...
     async def arerank(
         self,
@@ -151,13 +172,14 @@ class Reranker:
         top_n: int | None = None,
         min_score: float | None = None,
         key: Callable[[T], str] | None = None,
+        retrieval_score: Callable[[T], float | None] | None = None,
     ) -> Ranking[T]:
         """Return what `rerank` returns, without blocking the event loop."""
         if min_score is not None:  # it needs the scale, for which a model's configuration may have to be fetched
             from asyncio import to_thread
 
             await to_thread(getattr, self.backend, "scale")
-        return await _Job(self, query, documents, top_n, min_score, key).arun()
+        return await _Job(self, query, documents, top_n, min_score, key, retrieval_score).arun()
 
     @overload
     def rerank_many(
@@ -168,6 +190,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: None = ...,
+        retrieval_score: Callable[[str], float | None] | None = ...,
     ) -> list[Ranking[str]]: ...
     @overload
     def rerank_many(
@@ -178,6 +201,7 @@ class Reranker:
         top_n: int | None = ...,
         min_score: float | None = ...,
         key: Callable[[T], str],
+        retrieval_score: Callable[[T], float | None] | None = ...,
     ) -> list[Ranking[T]]: ...
     def rerank_many(
         self,
@@ -187,6 +211,7 @@ class Reranker:
         top_n: int | None = None,
         min_score: float | None = None,
         key: Callable[[T], str] | None = None,
+        retrieval_score: Callable[[T], float | None] | None = None,
     ) -> list[Ranking[T]]:
         """Return one ranking per query, in their order; every argument is checked before anything is scored.
 
@@ -196,6 +221,7 @@ class Reranker:
             top_n: As in `rerank`.
             min_score: As in `rerank`.
             key: As in `rerank`.
+            retrieval_score: As in `rerank`.
 
         Raises:
             ValueError: Not one collection per query, or as in `rerank`.
@@ -207,7 +233,7 @@ class Reranker:
         if len(queries) != len(documents):
             raise ValueError(f"documents must hold one list per query: {len(queries)} queries, {len(documents)} lists")
         pairs = zip(queries, documents, strict=True)
-        jobs = [_Job(self, query, some, top_n, min_score, key) for query, some in pairs]
+        jobs = [_Job(self, query, some, top_n, min_score, key, retrieval_score) for query, some in pairs]
         return [job.run() for job in jobs]
 
     def check(self, *, top_n: int | None = None, min_score: float | None = None) -> None:
@@ -230,35 +256,47 @@ class _Job(Generic[T]):
         top_n: int | None,
         min_score: float | None,
         key: Callable[[T], str] | None,
+        retrieval_score: Callable[[T], float | None] | None,
     ) -> None:
         check_query(query)
         self.reranker, self.backend, self.query = reranker, reranker.backend, query
         self.documents = as_list(documents)
         self.texts = texts_of(self.documents, key)
+        self.came_with = scores_of(self.documents, retrieval_score)
         self.top_n = checked_top_n(top_n)
         self.min_score = _on_scale(checked_min_score(min_score), self.backend)
 
     def run(self) -> Ranking[T]:
         if not self.documents:
-            return self.ranking(_NOTHING)
+            return self.finished(self.stepped(self.ranking(_NOTHING)))
         start = time.perf_counter()
         try:
-            with deadline(self.reranker.deadline_s):
-                scores = self.backend.score(self.query, self.texts, top_n=self.top_n)
+            with deadline(self.reranker.deadline_s), retrieved(self.texts, self.came_with):
+                scores = self.backend.score(self.query, self.texts, top_n=self.wanted)
         except BackendError as error:
             scores = self.input_order(error, start)
-        return self.ranking(scores)
+        return self.finished(self.stepped(self.ranking(scores)))
 
     async def arun(self) -> Ranking[T]:
         if not self.documents:
-            return self.ranking(_NOTHING)
+            return self.finished(self.stepped(self.ranking(_NOTHING)))
         start = time.perf_counter()
         try:
-            with deadline(self.reranker.deadline_s):
-                scores = await self.backend.ascore(self.query, self.texts, top_n=self.top_n)
+            with deadline(self.reranker.deadline_s), retrieved(self.texts, self.came_with):
+                scores = await self.backend.ascore(self.query, self.texts, top_n=self.wanted)
         except BackendError as error:
             scores = self.input_order(error, start)
-        return self.ranking(scores)
+        ranking = self.ranking(scores)
+        if self.reranker.after:  # which may take a model
+            from asyncio import to_thread
+
+            ranking = await to_thread(self.stepped, ranking)
+        return self.finished(ranking)
+
+    @property
+    def wanted(self) -> int | None:
+        """Return how many of the best are needed: with steps that come after, perhaps all."""
+        return None if self.reranker.after else self.top_n
 
     def input_order(self, error: BackendError, start: float) -> Scores:
         """Return "nothing scored", if the caller prefers that to the error; `start` is when the attempt began."""
@@ -285,7 +323,8 @@ class _Job(Generic[T]):
             raw = scores.values[index]
             score = 0.0 if raw is None else scale.to_unit(raw) if scale.absolute else (n - position) / n
             details = None if scores.details is None else scores.details[index]
-            return Hit(position + 1, index, score, raw, self.documents[index], self.texts[index], details)
+            came_with = None if self.came_with is None else self.came_with[index]
+            return Hit(position + 1, index, score, raw, self.documents[index], self.texts[index], details, came_with)
 
         hits = [hit(position, index) for position, index in enumerate(order)]
         min_score = self._applicable_min_score(scores)
@@ -293,8 +332,8 @@ class _Job(Generic[T]):
             # What a degraded result did not get to may be good: nobody knows, so it stays, last.
             hits = [h for h in hits if h.score >= min_score or (h.raw_score is None and scores.degraded)]
         backend, model = self._answerer(scores)
-        ranking = Ranking(
-            hits=tuple(hits[: self.top_n]),
+        return Ranking(
+            hits=tuple(hits),
             query=self.query,
             backend=backend,
             model=model,
@@ -307,6 +346,16 @@ class _Job(Generic[T]):
             degraded=scores.degraded,
             attempts=tuple(scores.attempts),
         )
+
+    def stepped(self, ranking: Ranking[T]) -> Ranking[T]:
+        """Return the ranking after the steps that come after."""
+        for step in self.reranker.after:
+            ranking = _stepped(step, ranking, self.top_n)
+        return ranking
+
+    def finished(self, ranking: Ranking[T]) -> Ranking[T]:
+        """Return the ranking cut to `top_n`; tell who wants to know."""
+        ranking = ranking[: self.top_n]
         self._notify(ranking)
         return ranking
 
@@ -342,6 +391,23 @@ class _Job(Generic[T]):
                 logger.exception("on_ranking raised; the ranking is returned all the same")
 
 
+def _stepped(step: Step, ranking: Ranking[T], top_n: int | None) -> Ranking[T]:
+    made: object = step(ranking, top_n)
+    if not isinstance(made, Ranking):
+        name = getattr(step, "__qualname__", type(step).__name__)
+        raise TypeError(f"after: {name} returned {type(made).__name__}; a step returns a Ranking")
+    return made
+
+
+def _checked_after(after: object) -> tuple[Step, ...]:
+    if not isinstance(after, Sequence) or isinstance(after, str | bytes):
+        raise TypeError(f"after must be a list of functions, step(ranking, top_n), not {type(after).__name__}")
+    for i, step in enumerate(after):
+        if not callable(step):
+            raise TypeError(f"after[{i}] must be a function, step(ranking, top_n), not {type(step).__name__}")
+    return tuple(after)
+
+
 def _backend(backend: str | Backend, model: str | None, options: Mapping[str, object]) -> Backend:
     if isinstance(backend, str):
         return registry.create(backend, model=model, **options)
@@ -365,7 +431,7 @@ def _with_fallback(backend: Backend, fallback: object) -> Backend:
 
 
 def _refuse_call_arguments(options: Mapping[str, object]) -> None:
-    for name in ("top_n", "min_score", "key"):
+    for name in ("top_n", "min_score", "key", "retrieval_score"):
         if name in options:
             raise TypeError(f"{name} is an argument of rerank(), not of Reranker()")
 

@@ -17,6 +17,7 @@ from rerankx.errors import (
     RateLimitError,
     ReplyError,
     RerankxError,
+    SpecError,
     UnknownBackendError,
     did_you_mean,
 )
@@ -26,6 +27,7 @@ PARENTS = {
     UnknownBackendError: (RerankxError, ValueError),
     ModelNotFoundError: (RerankxError,),
     OptionError: (RerankxError, ValueError),
+    SpecError: (RerankxError, ValueError),
     BackendError: (RerankxError,),
     AuthenticationError: (BackendError,),
     RateLimitError: (BackendError,),

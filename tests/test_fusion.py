@@ -295,3 +295,73 @@ def test_normalised_sums_do_not_depend_on_scale_or_offset(rows, normalise, scale
     moved = [[score if score is None else scale * score + offset for score in row] for row in rows]
     expected = weighted_sum(rows, normalise=normalise)
     assert weighted_sum(moved, normalise=normalise) == pytest.approx(expected, abs=1e-12)
+
+
+# Ties in rrf
+
+
+@st.composite
+def tied_rankings(draw):
+    """Return (orders, n): rankings of some of n texts, in which neighbours may be tied."""
+    n = draw(st.integers(1, 8))
+    orders = []
+    for _ in range(draw(st.integers(1, 3))):
+        order = draw(st.permutations(range(n)))[: draw(st.integers(0, n))]
+        entries: list[int | list[int]] = []
+        while order:
+            size = draw(st.integers(1, len(order)))
+            entries.append(order[0] if size == 1 and draw(st.booleans()) else order[:size])
+            order = order[size:]
+        orders.append(entries)
+    return orders, n
+
+
+def test_rrf_gives_tied_texts_the_mean_of_their_places():
+    mean = (1 / 12 + 1 / 13) / 2
+    assert rrf([[3, [0, 2], 1]], n=4, k=10) == [pytest.approx(mean), 1 / 14, pytest.approx(mean), 1 / 11]
+
+
+def test_rrf_ties_take_up_as_many_places_as_there_are_texts():
+    assert rrf([[[0, 1, 2], 3]], n=4, k=0)[3] == 1 / 4
+
+
+@pytest.mark.parametrize("entry", [[0, 1, 0], [0, 2]])
+def test_rrf_refuses_a_wrong_index_among_ties(entry):
+    with pytest.raises(ValueError, match=r"orders\[0\] holds index"):
+        rrf([[entry]], n=2)
+
+
+def test_rrf_refuses_a_text_that_stands_alone_and_among_ties():
+    with pytest.raises(ValueError, match="holds index 1 twice"):
+        rrf([[1, [0, 1]]], n=2)
+
+
+@given(tied_rankings(), st.integers(0, 100))
+def test_rrf_ties_share_what_their_places_are_worth(case, k):
+    orders, n = case
+    flat = [[index for entry in order for index in (entry if isinstance(entry, list) else [entry])] for order in orders]
+    assert math.fsum(rrf(orders, n=n, k=k)) == pytest.approx(math.fsum(rrf(flat, n=n, k=k)))
+
+
+@given(tied_rankings(), st.data())
+def test_rrf_does_not_depend_on_the_order_of_ties(case, data):
+    orders, n = case
+    shuffled = [
+        [data.draw(st.permutations(entry)) if isinstance(entry, list) else entry for entry in order] for order in orders
+    ]
+    assert rrf(orders, n=n) == rrf(shuffled, n=n)
+
+
+@given(rankings(min_orders=1))
+def test_rrf_a_tie_of_one_is_none(case):
+    orders, n = case
+    assert rrf([[[index] for index in order] for order in orders], n=n) == rrf(orders, n=n)
+
+
+@given(tied_rankings(), st.floats(0.1, 9))
+def test_rrf_a_ranking_in_which_all_are_tied_changes_no_order(case, weight):
+    orders, n = case
+    without = rrf(orders, n=n)
+    fused = rrf([*orders, [list(range(n))]], n=n, weights=[*[1.0] * len(orders), weight])
+    share = fused[0] - without[0]
+    assert fused == pytest.approx([score + share for score in without])

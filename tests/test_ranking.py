@@ -113,6 +113,7 @@ def test_to_dict_holds_everything_and_the_callers_documents():
     assert made["hits"][0]["document"] is document
     assert made["hits"][0] == {
         "rank": 1, "index": 0, "score": 0.5, "raw_score": 0.0, "document": document, "details": {"window": 4},
+        "retrieval_score": None,
     }  # fmt: skip
     assert set(made) == {*Ranking.__dataclass_fields__}
 
@@ -124,9 +125,12 @@ def test_to_json_is_the_dict():
         "model": "m",
         "scale": "logit",
         "hits": [
-            {"rank": 1, "index": 2, "score": 0.75, "raw_score": 1.5, "document": "risen", "details": {"window": 4}},
-            {"rank": 2, "index": 1, "score": 0.5, "raw_score": 0.0, "document": "stayed", "details": None},
-            {"rank": 3, "index": 0, "score": 0.0, "raw_score": None, "document": "fallen", "details": None},
+            {"rank": 1, "index": 2, "score": 0.75, "raw_score": 1.5, "document": "risen", "details": {"window": 4},
+             "retrieval_score": None},
+            {"rank": 2, "index": 1, "score": 0.5, "raw_score": 0.0, "document": "stayed", "details": None,
+             "retrieval_score": None},
+            {"rank": 3, "index": 0, "score": 0.0, "raw_score": None, "document": "fallen", "details": None,
+             "retrieval_score": None},
         ],
         "total": 9,
         "min_score": 0.25,
@@ -222,8 +226,22 @@ def test_html_escapes_whatever_is_untrusted():
 
 def test_html_shows_ranks_arrows_scores_and_why_it_is_degraded():
     shown = Page(THREE._repr_html_()).shown
-    assert shown[1:5] == ["rank", "moved", "score", "text"]
-    assert shown[5:] == ["1", "▲ 2", "0.750", "risen", "2", "=", "0.500", "stayed", "3", "▼ 2", "0.000", "fallen"]
+    assert shown[1:6] == ["rank", "moved", "score", "text", "where from"]
+    assert shown[6:] == [
+        "1",
+        "▲ 2",
+        "0.750",
+        "risen",
+        "window 4",
+        "2",
+        "=",
+        "0.500",
+        "stayed",
+        "3",
+        "▼ 2",
+        "0.000",
+        "fallen",
+    ]
     assert shown[0].endswith("degraded: fallback")
 
 

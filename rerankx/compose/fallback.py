@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import getattr_static
 from typing import NoReturn
 
 from rerankx.arguments import checked_min_score
-from rerankx.compose.made import made
+from rerankx.compose.made import known_scale, made, title
 from rerankx.errors import AuthenticationError, BackendError, DeadlineError, RateLimitError, did_you_mean
 from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, deadline, out_of_time, remaining_s
 
@@ -57,21 +56,30 @@ class Fallback(Backend):
         known = [_names(given, made) for given, made in zip(backends, self.backends, strict=True)]
         self._thresholds = _thresholds({} if min_scores is None else min_scores, known)
         for i in self._thresholds:
-            # A property may have to fetch something: that is left for later.
-            if isinstance(scale := getattr_static(self.backends[i], "scale", None), Scale) and not scale.absolute:
+            if (scale := known_scale(self.backends[i])) is not None and not scale.absolute:
                 raise ValueError(
                     f"min_scores: the scores of {known[i][0]!r} ({scale.kind}) are only an order; leave its threshold out"
                 )
 
     @property
+    def min_scores(self) -> dict[str, float]:
+        """Return the thresholds, by "backend:model"."""
+        return {title(self.backends[i]): threshold for i, threshold in self._thresholds.items()}
+
+    @property
     def model(self) -> str:  # type: ignore[override]  # read, not set
         """Return backend and model of each, in their order: "cohere:rerank-v3.5 > cross-encoder:..."."""
-        return " > ".join(one.model if isinstance(one, Fallback) else _title(one) for one in self.backends)
+        return " > ".join(one.model if isinstance(one, Fallback) else title(one) for one in self.backends)
 
     @property
     def scale(self) -> Scale:  # type: ignore[override]
         """Return the first one's; `Scores.scale` is that of the one that answered."""
         return self.backends[0].scale
+
+    @property
+    def scale_source(self) -> Backend:
+        """Return the first one."""
+        return self.backends[0]
 
     pointwise = False
     """Who answers may change from call to call, and so may the scale: scores of two calls must not be joined or kept."""
@@ -81,6 +89,10 @@ class Fallback(Backend):
         """Return the fingerprints of all, and the thresholds."""
         thresholds = f":{sorted(self._thresholds.items())}" if self._thresholds else ""
         return f"{self.name}:{[backend.fingerprint for backend in self.backends]}{thresholds}"
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return the first one's tokens."""
+        return self.backends[0].token_spans(text)
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         turns = _Turns(self.backends, self._thresholds)
@@ -141,7 +153,7 @@ class _Turns:
 
     def failed(self, error: BackendError) -> None:
         position = len(self.taken)
-        why = f"{type(error).__name__}: {str(error).removeprefix(f'{_title(self.backends[position])}: ')}"
+        why = f"{type(error).__name__}: {str(error).removeprefix(f'{title(self.backends[position])}: ')}"
         attempts = tuple(error.attempts) or (self._attempt(position, error=why),)
         self.taken.append(_Turn(position, attempts, error=error))
         self._log(why)
@@ -189,7 +201,7 @@ class _Turns:
     def _log(self, why: str) -> None:
         """Say that a failure is passed over; the last one is not."""
         if len(self.taken) < len(self.backends):
-            failed, following = (_title(self.backends[len(self.taken) + i]) for i in (-1, 0))
+            failed, following = (title(self.backends[len(self.taken) + i]) for i in (-1, 0))
             logger.warning("%s failed, %s is asked next: %s", failed, following, why)
 
     def _min_score(self, position: int, scores: Scores) -> float | None:
@@ -223,13 +235,9 @@ def _count(scores: Scores | None) -> int:
     return 0 if scores is None else sum(value is not None for value in scores.values)
 
 
-def _title(backend: Backend) -> str:
-    return f"{backend.name}:{backend.model}"
-
-
 def _names(given: str | Backend, made: Backend) -> list[str]:
     """Return what a threshold may call a backend, the name as given first."""
-    names = [_title(made), made.name]
+    names = [title(made), made.name]
     return [given, *names] if isinstance(given, str) else names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rerankx.compose.made import made
+from rerankx.compose.steps import cut_of
 from rerankx.errors import BackendError
 from rerankx.interface import Backend, Scale, Scores
 from rerankx.ranking import best_first
@@ -62,6 +63,10 @@ class Floor(Backend):
         floor = "input_order" if self.floor is None else self.floor.fingerprint
         return f"{self.name}:[{self.backend.fingerprint!r}, {floor!r}]:{self.below}"
 
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return the backend's tokens."""
+        return self.backend.token_spans(text)
+
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         floor = None if self.floor is None else self.floor.score(query, texts)
         order = self._order(len(texts), floor)
@@ -96,12 +101,14 @@ class Floor(Backend):
             details[floor_order[place]] = detail
         for place, index in enumerate(closed, start=self.below + 1):
             details[index] = {"floor_rank": place}
+        cut, truncated = cut_of(n, [(floor_order, scores)])
         return Scores(
             values,
             order=order,
             details=details if any(details) else None,
             usage=scores.usage if floor is None else scores.usage + floor.usage,
-            truncated=scores.truncated,
+            cut=cut,
+            truncated=truncated,
             degraded=scores.degraded or ("incomplete" if floor is not None and floor.degraded else None),
             attempts=scores.attempts,
         )
