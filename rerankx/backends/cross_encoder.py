@@ -9,7 +9,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from rerankx.catalogue import card_of
 from rerankx.engines.engine import ONNX_FILES, Engine
@@ -17,6 +17,9 @@ from rerankx.engines.files import ModelFiles, digest, external_data
 from rerankx.engines.once import Once
 from rerankx.errors import MissingDependencyError, ModelNotFoundError, did_you_mean
 from rerankx.interface import Backend, Scale, Scores, Usage
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 DEFAULT = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
@@ -115,7 +118,7 @@ class CrossEncoder(Backend):
         }  # fmt: skip
         self._for_torch, self._for_onnx = for_torch, for_onnx
         self._engine, self._kind, self._read = Once(self._load), Once(self._choose), Once(self._read_scale)
-        self._content = Once(self._read_content)
+        self._content, self._tokenizer = Once(self._read_content), Once(self._read_tokenizer)
 
     @property
     def scale(self) -> Scale:  # type: ignore[override]  # read, not set
@@ -139,6 +142,13 @@ class CrossEncoder(Backend):
         engine = self._engine.get()
         return {"model": self.model, "revision": self._files.revision, "scale": self.scale.kind, **engine.describe()}
 
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return where each token of the text begins and ends, in characters; of the model only the tokenizer is loaded."""
+        from rerankx.engines.spans import token_spans
+
+        tokenizer = self._tokenizer.get()
+        return super().token_spans(text) if tokenizer is None else token_spans(tokenizer, text)
+
     def download(self) -> None:
         """Fetch the newest files of the revision and make what is made of them: for an image, or a host without network."""
         with self._files.refresh():
@@ -151,12 +161,13 @@ class CrossEncoder(Backend):
                 raise
 
     def _forget(self) -> None:
-        for known in (self._kind, self._engine, self._read, self._content):
+        for known in (self._kind, self._engine, self._read, self._content, self._tokenizer):
             known.forget()
 
     def close(self) -> None:
         """Let go of the model and its memory; the next call loads it again."""
         self._engine.forget()
+        self._tokenizer.forget()
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         logits = self._engine.get().logits(query, texts)
@@ -168,7 +179,7 @@ class CrossEncoder(Backend):
         return Scores(
             [None if row is None else float(row[0]) for row in logits.rows],
             usage=Usage(input_tokens=logits.tokens),
-            truncated=logits.truncated,
+            cut=logits.cut,
             degraded="deadline" if any(row is None for row in logits.rows) else None,
             scale=self.scale,  # which may have to be fetched: here, and not in the caller's event loop
         )
@@ -241,6 +252,11 @@ class CrossEncoder(Backend):
             graph = self._files.get(*self._graphs(), what="ONNX graph")
             files += [graph, *(graph.parent / name for name in external_data(graph))]
         return sha256("".join(map(digest, files)).encode()).hexdigest()[:12]
+
+    def _read_tokenizer(self) -> Tokenizer | None:
+        from rerankx.engines.spans import read_tokenizer
+
+        return read_tokenizer(self._files)
 
     def _read_scale(self) -> Scale:
         given, card = self._given["scale"], self._card

@@ -11,7 +11,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from rerankx.engines.once import Once
 from rerankx.engines.prepare import assets
 from rerankx.errors import BackendError, DeadlineError, MissingDependencyError, ModelNotFoundError, did_you_mean
 from rerankx.interface import Backend, Scale, Scores, Usage, out_of_time
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 REPOSITORY = "prithivida/flashrank"
 """Where the zips lie on the hub; FlashRank's Config.py, 0.2.10."""
@@ -89,6 +92,7 @@ class FlashRank(Backend):
         }  # fmt: skip
         self._folder = Once(self._find_folder)
         self._scorer = Once(self._load)
+        self._tokenizer = Once(self._read_tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +106,13 @@ class FlashRank(Backend):
         """Return how the model runs; loads it if need be."""
         return {"model": self.model, "scale": self.scale.kind, **self._scorer.get().describe()}
 
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return where each token of the text begins and ends, in characters; of the model only the tokenizer is loaded."""
+        from rerankx.engines.spans import token_spans
+
+        tokenizer = self._tokenizer.get()
+        return super().token_spans(text) if tokenizer is None else token_spans(tokenizer, text)
+
     def download(self) -> None:
         """Fetch the newest zip and make what is made of it: for an image, or a host without network."""
         if self.model in FLASHRANK:
@@ -109,12 +120,14 @@ class FlashRank(Backend):
             with files.refresh():
                 files.get(f"{self.model}.zip", what="zip of that model")
         self._folder.forget()
+        self._tokenizer.forget()
         self._scorer.forget()
         self._scorer.get()
 
     def close(self) -> None:
         """Let go of the model and its memory; the next call loads it again."""
         self._scorer.forget()
+        self._tokenizer.forget()
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
         return self._scorer.get().score(query, texts)
@@ -133,6 +146,11 @@ class FlashRank(Backend):
                 f"{self._folder.get()} must hold one ONNX file, as FlashRank's zips do; it holds {names}"
             )
         return found[0]
+
+    def _read_tokenizer(self) -> Tokenizer | None:
+        from rerankx.engines.spans import read_tokenizer
+
+        return read_tokenizer(ModelFiles(self._folder.get()))
 
     def _find_folder(self) -> Path:
         """Return the folder of the model, with its zip fetched and unpacked if need be."""
@@ -167,7 +185,7 @@ class _OnOurEngine:
         return Scores(
             [None if row is None else _log_odds(row) for row in logits.rows],
             usage=Usage(input_tokens=logits.tokens),
-            truncated=logits.truncated,
+            cut=logits.cut,
             degraded="deadline" if any(row is None for row in logits.rows) else None,
         )
 

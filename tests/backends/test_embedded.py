@@ -288,14 +288,15 @@ def _score_in_child(texts: list[str]) -> list[float | None]:
 
 
 def test_a_long_text_is_read_in_parts_as_it_is_read_whole(monkeypatch):
-    from rerankx.backends.embedded import encoder
+    from rerankx.engines import spans
 
     text = "Refunds, naïve café:\n退款 takes ten days. " * 300 + "x" * 3000
-    whole = shared_encoder().pieces(text)
-    monkeypatch.setattr(encoder, "_PART", 997)
+    whole, found = shared_encoder().pieces(text), shared_encoder().spans(text)
+    monkeypatch.setattr(spans, "_PART", 997)
     # The run of letters at the end, longer than a part and than any word, may be cut anywhere.
     assert list(shared_encoder().pieces(text)[:3600]) == list(whole[:3600])
-    assert "".join(encoder._parts(text)) == text
+    assert shared_encoder().spans(text)[:3600] == found[:3600]
+    assert "".join(part for _, part in spans.parts(text)) == text
 
 
 def test_a_cancelled_call_starts_nothing_more():

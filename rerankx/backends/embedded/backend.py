@@ -94,7 +94,7 @@ class Embedded(Backend):
                 cache_hits=hits,
                 cache_misses=len(keys) - hits,
             ),
-            truncated=sum(one is not None and one.cut for one in found),
+            cut=[one is not None and one.cut for one in found],
             degraded="deadline" if None in found else None,
         )
 
@@ -120,6 +120,10 @@ class Embedded(Backend):
         if len(means) < len(items):
             raise DeadlineError(f"the deadline passed with {len(means)} of {len(items)} texts encoded")
         return np.array([means[key] for key in keys], np.float32).reshape(len(keys), DIMENSIONS)
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return where each word piece of the text begins and ends, in characters."""
+        return self._encoder().spans(text)
 
     def _encode_query(self, query: str) -> Query:
         return query_of(self._encoder().encode(query, max_tokens=self.max_tokens), shared_lexicon())

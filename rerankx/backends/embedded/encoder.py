@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerankx.backends.embedded.lexical import DATA, Pieces
+from rerankx.engines.spans import parts, token_spans
 from rerankx.errors import ModelNotFoundError
 
-_PART = 50_000  # characters
 CLS, SEP = 101, 102  # in the vocabulary of tokenizer.json
 DIMENSIONS = 384
 """The length of a token's vector."""
@@ -73,20 +72,12 @@ class SentenceEncoder:
         """Return the ids of the text's word pieces, without special tokens."""
         # The tokenizer takes no lone surrogates. One text at a time also keeps its own threads, which warn after a fork, unused.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids = [self._tokenizer.encode(part, add_special_tokens=False).ids for part in _parts(clean)]
+        ids = [self._tokenizer.encode(part, add_special_tokens=False).ids for _, part in parts(clean)]
         return np.concatenate([np.array(some, np.uint16) for some in ids])
 
-
-def _parts(text: str) -> Iterator[str]:
-    """Yield the text in parts cut at blanks, where there are any: the tokenizer takes 200 bytes per character at once."""
-    start = 0
-    while start == 0 or start < len(text):
-        end = start + _PART
-        if end < len(text):
-            end = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
-            end = start + _PART if end < 0 else end
-        yield text[start:end]
-        start = end
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where each of the text's word pieces begins and ends, in characters."""
+        return token_spans(self._tokenizer, text)
 
 
 _lock = threading.Lock()
