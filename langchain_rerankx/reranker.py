@@ -147,6 +147,11 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     0.0."""
     deadline_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=True), Number] = None
     """Seconds for one reranking; None = no bound."""
+    retrieval_score: SkipJsonSchema[Callable[[Document], float | None] | None] = Field(default=None, repr=False)
+    """Returns the score that a document came with, higher is better, such as `lambda d: d.metadata["score"]`: for backends that
+    take the retriever into account. None: by their order alone."""
+    after: SkipJsonSchema[tuple[rerankx.Step, ...]] = Field(default=(), repr=False)
+    """Functions of a `rerankx.Ranking`, applied before it is cut to `top_n`, such as those of `rerankx.after`."""
     on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = Field(default=None, repr=False)
     """Called with every `rerankx.Ranking`."""
 
@@ -287,7 +292,10 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     def _core(self) -> rerankx.Reranker:
         """Return the core's reranker for these fields: light, and made for every call. The backend in it is made once."""
         if isinstance(self.backend, rerankx.Reranker):
-            own = {name: getattr(self, name) for name in ("model", "fallback", "on_error", "deadline_s", "on_ranking")}
+            own = {
+                name: getattr(self, name)
+                for name in ("model", "fallback", "on_error", "deadline_s", "after", "on_ranking")
+            }
             if given := [*not_default(own), *self.options]:
                 raise TypeError(
                     f"{', '.join(given)} given with a rerankx.Reranker object; pass them to its constructor"
@@ -306,6 +314,7 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
             fallback=self._fallbacks(),
             on_error=self.on_error,
             deadline_s=self.deadline_s,
+            after=self.after,
             on_ranking=self.on_ranking,
             **options,
         )
@@ -321,7 +330,12 @@ class _Call:
     def __init__(self, reranker: Reranker, input: RerankInput, top_n: int | None) -> None:
         self.reranker, self.core = reranker, reranker._core()
         self.input, self.top_n = input, reranker.top_n if top_n is None else top_n
-        self.key = reranker.key or (lambda document: document.page_content)
+        self.arguments: dict[str, Any] = {
+            "top_n": self.top_n,
+            "min_score": reranker.min_score,
+            "key": reranker.key or (lambda document: document.page_content),
+            "retrieval_score": reranker.retrieval_score,
+        }
 
     def config(self, config: RunnableConfig | None) -> RunnableConfig:
         """Return the config with what is known beforehand in its metadata."""
@@ -338,9 +352,7 @@ class _Call:
     def run(self, input: RerankInput, run_manager: CallbackManagerForChainRun) -> list[Document]:
         attempts: Sequence[rerankx.Attempt] = ()
         try:
-            ranking = self.core.rerank(
-                input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
-            )
+            ranking = self.core.rerank(input["query"], input["documents"], **self.arguments)
             attempts = ranking.attempts
         except rerankx.BackendError as error:
             attempts = error.attempts
@@ -356,9 +368,7 @@ class _Call:
     async def arun(self, input: RerankInput, run_manager: AsyncCallbackManagerForChainRun) -> list[Document]:
         attempts: Sequence[rerankx.Attempt] = ()
         try:
-            ranking = await self.core.arerank(
-                input["query"], input["documents"], top_n=self.top_n, min_score=self.reranker.min_score, key=self.key
-            )
+            ranking = await self.core.arerank(input["query"], input["documents"], **self.arguments)
             attempts = ranking.attempts
         except rerankx.BackendError as error:
             attempts = error.attempts

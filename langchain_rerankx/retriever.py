@@ -62,6 +62,8 @@ def rerank(
     tags: Sequence[str] | None = None,
     metadata: Mapping[str, object] | None = None,
     score_key: str | None = "relevance_score",
+    retrieval_score: Callable[[Document], float | None] | None = None,
+    after: Sequence[rerankx.Step] = (),
     on_ranking: Callable[[rerankx.Ranking[Document]], object] | None = None,
     **options: object,
 ) -> RerankRetriever:
@@ -91,10 +93,13 @@ def rerank(
         tags: Tags of its runs.
         metadata: Metadata of its runs.
         score_key: Where the score goes in the metadata, over what is there; None writes none.
+        retrieval_score: Returns the score that a document came with, higher is better: for backends that take the retriever into
+            account. None: by their order alone.
+        after: Functions of a `rerankx.Ranking`, applied before it is cut to `top_n`, such as those of `rerankx.after`.
         on_ranking: Called with every `rerankx.Ranking`.
         **options: The backend's own options, such as the `llm` of "listwise" and "judge". They and `model` need a name; a
-            `rerankx.Reranker` also has its own `fallback`, `on_error`, `deadline_s` and `on_ranking`; any other reranker has all
-            settings of its own, and only `top_n` cuts what it returns.
+            `rerankx.Reranker` also has its own `fallback`, `on_error`, `deadline_s`, `after` and `on_ranking`; any other reranker
+            has all settings of its own, and only `top_n` cuts what it returns.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -111,6 +116,8 @@ def rerank(
             "on_error": on_error,
             "deadline_s": deadline_s,
             "score_key": score_key,
+            "retrieval_score": retrieval_score,
+            "after": tuple(after),
             "on_ranking": on_ranking,
         }
     )

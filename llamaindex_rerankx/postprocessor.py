@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from pydantic import SecretBytes, SecretStr, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from llamaindex_rerankx.nodes import RerankedNode, reranked_nodes, with_scores
-from rerankx import Attempt, Backend, BackendError, Fallback, Ranking, Reranker, Scale
+from rerankx import Attempt, Backend, BackendError, Fallback, Ranking, Reranker, Scale, Step
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger("rerankx")
@@ -99,6 +100,7 @@ class Rerank(BaseNodePostprocessor):
         on_error: What a failed backend, behind which no fallback answers, does: "raise", or "input_order", which returns the
             nodes as they came, with `degraded="input_order"`.
         deadline_s: Seconds for one ranking, above 0; None = no bound.
+        after: Functions of a `rerankx.Ranking` of nodes, applied before it is cut to `top_n`, such as those of `rerankx.after`.
         on_ranking: Called with every `rerankx.Ranking`, whose documents are the `NodeWithScore` objects that came in.
         callback_manager: Receives a RERANKING event per call; engines replace it with their own.
         **options: The backend's own options, not the fallback's; only with a name.
@@ -130,6 +132,7 @@ class Rerank(BaseNodePostprocessor):
     keep_retrieval_score: bool = False
     on_error: Literal["raise", "input_order"] = Field(default="raise", frozen=True)
     deadline_s: float | None = Field(default=None, frozen=True)
+    after: SkipJsonSchema[tuple[Step, ...]] = Field(default=(), frozen=True, exclude=True, repr=False)
     on_ranking: SkipJsonSchema[Callable[[Ranking[Any]], object] | None] = Field(default=None, frozen=True, exclude=True)
     _options: dict[str, object] = PrivateAttr()
     _reranker: Reranker = PrivateAttr()
@@ -151,6 +154,7 @@ class Rerank(BaseNodePostprocessor):
         keep_retrieval_score: bool = False,
         on_error: Literal["raise", "input_order"] = "raise",
         deadline_s: float | None = None,
+        after: Sequence[Step] = (),
         on_ranking: Callable[[Ranking[Any]], object] | None = None,
         callback_manager: CallbackManager | None = None,
         **options: object,
@@ -162,6 +166,7 @@ class Rerank(BaseNodePostprocessor):
                 fallback=fallback,
                 on_error=on_error,
                 deadline_s=deadline_s,
+                after=tuple(after) or None,
                 on_ranking=on_ranking,
             )
             reranker = backend
@@ -180,6 +185,7 @@ class Rerank(BaseNodePostprocessor):
                     fallback=fallback,
                     on_error=on_error,
                     deadline_s=deadline_s,
+                    after=after,
                     on_ranking=on_ranking,
                     **checked,
                 )
@@ -200,6 +206,7 @@ class Rerank(BaseNodePostprocessor):
             "keep_retrieval_score": keep_retrieval_score,
             "on_error": reranker.on_error,
             "deadline_s": reranker.deadline_s,
+            "after": reranker.after,
             "on_ranking": reranker.on_ranking,
             "callback_manager": CallbackManager() if callback_manager is None else callback_manager,
         }
@@ -238,9 +245,7 @@ class Rerank(BaseNodePostprocessor):
             return []
         reranker = self._ready()
         with self._reported(query, candidates, reranker.backend.model) as reranked:
-            ranking = reranker.rerank(
-                query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
-            )
+            ranking = reranker.rerank(query.query_str, candidates, **self._arguments())
             reranked += self._converted(ranking)
         return reranked
 
@@ -254,9 +259,7 @@ class Rerank(BaseNodePostprocessor):
             return []
         reranker = self._ready()
         with self._reported(query, candidates, reranker.backend.model) as reranked:
-            ranking = await reranker.arerank(
-                query.query_str, candidates, top_n=self.top_n, min_score=self.min_score, key=self._text
-            )
+            ranking = await reranker.arerank(query.query_str, candidates, **self._arguments())
             reranked += self._converted(ranking)
         return reranked
 
@@ -301,6 +304,7 @@ class Rerank(BaseNodePostprocessor):
             fallback=fallback,
             on_error=self.on_error,
             deadline_s=self.deadline_s,
+            after=self.after,
             on_ranking=self.on_ranking,
             **options,
         )
@@ -314,6 +318,9 @@ class Rerank(BaseNodePostprocessor):
                 self.top_n,
                 n,
             )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"top_n": self.top_n, "min_score": self.min_score, "key": self._text, "retrieval_score": _came_with}
 
     def _text(self, candidate: NodeWithScore) -> str:
         if self.key is not None:
@@ -410,6 +417,11 @@ class Rerank(BaseNodePostprocessor):
         memo[id(self._reranker)] = self._reranker
         memo[id(self._latest)] = self._latest
         return super().__deepcopy__(memo)
+
+
+def _came_with(candidate: NodeWithScore) -> float | None:
+    """Return the score that a node came with; None if it is no number, which is for the retriever to know."""
+    return candidate.score if candidate.score is not None and math.isfinite(candidate.score) else None
 
 
 def _is_for_settings(backend: object, model: str | None, options: Mapping[str, object]) -> bool:

@@ -12,8 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rerankx.compose.cached import Cached as Cached
+    from rerankx.compose.cascade import Cascade as Cascade
     from rerankx.compose.fallback import Fallback as Fallback
     from rerankx.compose.floor import Floor as Floor
+    from rerankx.compose.fused import Fusion as Fusion
+    from rerankx.compose.stores import DiskStore as DiskStore
+    from rerankx.compose.stores import MemoryStore as MemoryStore
+    from rerankx.compose.stores import Store as Store
+    from rerankx.compose.windowed import Windowed as Windowed
     from rerankx.errors import AuthenticationError as AuthenticationError
     from rerankx.errors import BackendError as BackendError
     from rerankx.errors import BudgetError as BudgetError
@@ -24,22 +31,34 @@ if TYPE_CHECKING:
     from rerankx.errors import RateLimitError as RateLimitError
     from rerankx.errors import ReplyError as ReplyError
     from rerankx.errors import RerankxError as RerankxError
+    from rerankx.errors import SpecError as SpecError
     from rerankx.errors import UnknownBackendError as UnknownBackendError
     from rerankx.interface import Attempt as Attempt
     from rerankx.interface import Backend as Backend
     from rerankx.interface import Scale as Scale
     from rerankx.interface import Scores as Scores
     from rerankx.interface import Usage as Usage
+    from rerankx.long_documents import arerank_then_chunk as arerank_then_chunk
+    from rerankx.long_documents import rerank_then_chunk as rerank_then_chunk
     from rerankx.ranking import Hit as Hit
     from rerankx.ranking import Ranking as Ranking
     from rerankx.reranker import Reranker as Reranker
+    from rerankx.reranker import Step as Step
+    from rerankx.session import RerankSession as RerankSession
+    from rerankx.spec import from_spec as from_spec
+    from rerankx.spec import to_spec as to_spec
     from rerankx.structured import as_yaml as as_yaml
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "rerankx.compose.cached": ("Cached",),
+    "rerankx.compose.cascade": ("Cascade",),
     "rerankx.compose.fallback": ("Fallback",),
     "rerankx.compose.floor": ("Floor",),
+    "rerankx.compose.fused": ("Fusion",),
+    "rerankx.compose.stores": ("DiskStore", "MemoryStore", "Store"),
+    "rerankx.compose.windowed": ("Windowed",),
     "rerankx.errors": (
         "AuthenticationError",
         "BackendError",
@@ -51,11 +70,15 @@ _HOMES = {
         "RateLimitError",
         "ReplyError",
         "RerankxError",
+        "SpecError",
         "UnknownBackendError",
     ),
     "rerankx.interface": ("Attempt", "Backend", "Scale", "Scores", "Usage"),
+    "rerankx.long_documents": ("arerank_then_chunk", "rerank_then_chunk"),
     "rerankx.ranking": ("Hit", "Ranking"),
-    "rerankx.reranker": ("Reranker",),
+    "rerankx.reranker": ("Reranker", "Step"),
+    "rerankx.session": ("RerankSession",),
+    "rerankx.spec": ("from_spec", "to_spec"),
     "rerankx.structured": ("as_yaml",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

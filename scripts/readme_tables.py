@@ -36,9 +36,12 @@ def backends() -> str:
         scale = backend.scale.kind
         if scale == "similarity":
             scale += f" [{backend.scale.low:g}, {backend.scale.high:g}]"
-        licence = "the service's" if name in _NEEDED else _licence(backend.model)
         if name == "cross-encoder":
             scale, licence = "logit, or unknown", "its repository's"
+        elif name == "retrieval":
+            scale, licence = "the retriever's, or rank", "it has none"
+        else:
+            licence = "the service's" if name in _NEEDED else _licence(backend.model)
         install = f"`rerankx[{entry.extra}]`" if entry.extra else "the base install"
         pointwise = "yes" if backend.pointwise else "no"
         rows.append(f"| `{name}` | {install} | {entry.summary} | {scale} | {pointwise} | {licence} |")

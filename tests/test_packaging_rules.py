@@ -12,7 +12,7 @@ import pytest
 
 import rerankx
 
-CORE = ("errors", "arguments", "interface", "ranking", "registry", "reranker")
+CORE = ("errors", "arguments", "interface", "explained", "ranking", "registry", "reranker")
 BELOW = (*CORE, "fusion", "catalogue", "engines", "network", "llm", "backends", "compose")
 
 # Which parts of rerankx a part may import, itself apart.
@@ -20,15 +20,20 @@ MAY_IMPORT = {
     **{part: CORE[:i] for i, part in enumerate(CORE)},
     "registry": (*CORE[: CORE.index("registry")], "catalogue"),
     "reranker": (*CORE[: CORE.index("reranker")], "compose"),
-    "__init__": (*CORE, "compose", "structured"),
+    "__init__": (*CORE, "compose", "long_documents", "session", "spec", "structured"),
     "structured": ("errors",),
     "fusion": (),
+    "sentences": (),
+    "after": ("arguments", "interface", "ranking", "compose", "backends"),
+    "long_documents": (*CORE, "compose", "sentences"),
+    "session": (*CORE, "compose", "after"),
+    "spec": (*CORE, "compose", "after"),
     "catalogue": (),
     "engines": ("errors", "interface", "catalogue"),
     "network": ("errors", "interface", "catalogue", "engines"),
     "llm": ("errors", "interface", "catalogue", "engines", "network"),
     "backends": ("errors", "interface", "catalogue", "engines", "network", "llm", "fusion"),
-    "compose": ("errors", "arguments", "interface", "ranking", "registry", "fusion"),
+    "compose": ("errors", "arguments", "interface", "ranking", "registry", "fusion", "sentences"),
     "testing": ("errors", "interface"),
     "evaluation": BELOW,
     "demo": (*BELOW, "evaluation"),
@@ -164,23 +169,37 @@ def test_the_public_names_are_these():
         "Backend",
         "BackendError",
         "BudgetError",
+        "Cached",
+        "Cascade",
         "DeadlineError",
+        "DiskStore",
         "Fallback",
         "Floor",
+        "Fusion",
         "Hit",
+        "MemoryStore",
         "MissingDependencyError",
         "ModelNotFoundError",
         "OptionError",
         "Ranking",
         "RateLimitError",
         "ReplyError",
+        "RerankSession",
         "Reranker",
         "RerankxError",
         "Scale",
         "Scores",
+        "SpecError",
+        "Step",
+        "Store",
         "UnknownBackendError",
         "Usage",
+        "Windowed",
+        "arerank_then_chunk",
         "as_yaml",
+        "from_spec",
+        "rerank_then_chunk",
+        "to_spec",
     ]
 
 

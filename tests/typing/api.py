@@ -6,7 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict, assert_type
 
 import rerankx
-from rerankx import Attempt, Backend, BackendError, Fallback, Hit, Ranking, Reranker, Scale, Scores, Usage
+from rerankx import (
+    Attempt,
+    Backend,
+    BackendError,
+    Cached,
+    Cascade,
+    DiskStore,
+    Fallback,
+    Fusion,
+    Hit,
+    Ranking,
+    Reranker,
+    Scale,
+    Scores,
+    Usage,
+    Windowed,
+    from_spec,
+    to_spec,
+)
+from rerankx.after import drop_near_duplicates, lost_in_the_middle, mmr
 from rerankx.testing import BackendContract, FakeBackend
 
 
@@ -59,6 +78,40 @@ def objects_without_a_key_are_an_error(reranker: Reranker) -> None:
 async def awaiting_makes_no_difference(reranker: Reranker) -> None:
     assert_type(await reranker.arerank("red", ["red"]), Ranking[str])
     assert_type(await reranker.arerank("red", PASSAGES, key=text_of), Ranking[Passage])
+
+
+def a_score_that_documents_came_with_is_a_number(reranker: Reranker) -> None:
+    assert_type(reranker.rerank("red", PASSAGES, key=text_of, retrieval_score=id_of), Ranking[Passage])
+    reranker.rerank("red", PASSAGES, key=text_of, retrieval_score=text_of)  # type: ignore[arg-type]
+
+
+def steps_take_rankings_and_return_them() -> Reranker:
+    def first(ranking: Ranking[Passage], top_n: int | None) -> Ranking[Passage]:
+        return ranking[:1]
+
+    Reranker(after=[text_of])  # type: ignore[list-item]
+    return Reranker(after=[first, drop_near_duplicates, mmr, lost_in_the_middle])
+
+
+def pipelines_are_backends_made_of_names_and_backends() -> list[Backend]:
+    Cascade("embedded", keep=1)  # a string is a sequence of strings: refused when it runs
+    Cascade(["embedded", 3], keep=1)  # type: ignore[list-item]
+    Fusion(["retrieval"], method="sum")  # type: ignore[arg-type]
+    return [
+        Cascade(["embedded", FakeBackend()], keep=[20], deadlines_s=[None, 1.0]),
+        Fusion(["retrieval", "embedded"], weights=[1, 2]),
+        Windowed("embedded", combine="first"),
+        Cached("embedded", DiskStore("scores.db"), ttl_s=60),
+    ]
+
+
+def a_pipeline_is_declared_and_written() -> dict[str, object]:
+    return to_spec(from_spec({"backend": {"cascade": {"stages": ["embedded", "minilm"], "keep": 20}}}))
+
+
+def rows_say_where_hits_came_from(ranking: Ranking[str]) -> None:
+    assert_type(ranking.explain(), list[dict[str, object]])
+    assert_type(ranking[0].retrieval_score, float | None)
 
 
 def many_queries_give_many_rankings(reranker: Reranker) -> None:
