@@ -182,6 +182,13 @@ def preset_of(name: str, cls: type[Backend]) -> Mapping[str, object] | None:
     return preset if found is cls else None
 
 
+def alias_of(name: str, model: str) -> str | None:
+    """Return the alias that stands for this model of the backend, if there is one: "minilm"."""
+    target = BUILT_IN[name].target if name in BUILT_IN else None
+    aliases = (alias for alias, entry in BUILT_IN.items() if entry.model == model and entry.target == target)
+    return next(aliases, None)
+
+
 def _find(name: str) -> tuple[type[Backend], Mapping[str, object]]:
     """Return the class that `name` stands for, and the options that come with the name."""
     entry = BUILT_IN.get(name) or presets().get(name)

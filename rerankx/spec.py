@@ -281,6 +281,8 @@ def _written(backend: Backend, path: str) -> Any:
         return _written_wrapper(backend, wrapper, f"{path}.{backend.name}")
     name, options = _options_of(backend, path)
     model = options.pop("model", None)
+    if alias := registry.alias_of(name, backend.model):
+        name, model = alias, None
     if any(option in options for option in ("llm", "headers")):
         raise SpecError(f"{path}.{name}: made with objects or headers, which have no place in a spec")
     _check_plain(options, f"{path}.{name}")

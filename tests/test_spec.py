@@ -100,6 +100,7 @@ def test_the_parts_are_those_that_are_declared():
     [
         lambda: Reranker(),
         lambda: Reranker("minilm"),
+        lambda: Reranker("qwen3"),
         lambda: Reranker("minilm", max_tokens=256),
         lambda: Reranker("bge", fallback=["minilm", "embedded"]),
         lambda: Reranker("cohere"),
@@ -306,3 +307,10 @@ def test_every_wrapper_and_every_option_of_it_can_be_declared():
         assert set(_WRAPPERS[name].options) == set(inspect.signature(cls).parameters), name
         assert cls.name == name
     assert {rerankx._HOME_OF[cls.__name__] for cls in classes.values()} == {cls.__module__ for cls in classes.values()}
+
+
+def test_a_model_is_written_by_the_name_that_people_know_it_by():
+    assert to_spec(Reranker(Cascade(["bge", "cross-encoder:BAAI/bge-reranker-base"], keep=5)))["backend"] == {
+        "cascade": {"stages": ["bge", "bge"], "keep": [5]}
+    }
+    assert to_spec(Reranker("minilm", max_tokens=100)) == {"backend": {"minilm": {"max_tokens": 100}}}
