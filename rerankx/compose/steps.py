@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 
 from rerankx.errors import BackendError
 from rerankx.interface import Attempt, Backend, Degraded, Scores, Usage
@@ -51,7 +50,8 @@ def attempts_of(backend: Backend, scores: Scores) -> Sequence[Attempt]:
 
 def with_usage(error: BackendError, spent: Usage) -> BackendError:
     """Return a copy of the error that also tells what others have spent: a backend may raise the same object again."""
-    told = copy(error)
+    told = type(error).__new__(type(error), *error.args)  # its class may not be made by what is in args
+    told.__dict__.update(error.__dict__)
     told.usage = spent + (error.usage or Usage())
     return told
 
