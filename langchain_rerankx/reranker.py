@@ -60,6 +60,12 @@ def _as_fallback(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_steps(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"after must be a list of functions, step(ranking, top_n), not {type(value).__name__}")
+    return tuple(value)
+
+
 def _as_json(options: Options) -> object:
     return to_jsonable_python(options.shown(), serialize_unknown=True)
 
@@ -150,7 +156,9 @@ class Reranker(BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Do
     retrieval_score: SkipJsonSchema[Callable[[Document], float | None] | None] = Field(default=None, repr=False)
     """Returns the score that a document came with, higher is better, such as `lambda d: d.metadata["score"]`: for backends that
     take the retriever into account. None: by their order alone."""
-    after: SkipJsonSchema[tuple[rerankx.Step, ...]] = Field(default=(), repr=False)
+    after: SkipJsonSchema[Annotated[tuple[rerankx.Step, ...], BeforeValidator(_as_steps)]] = Field(
+        default=(), repr=False
+    )
     """Functions of a `rerankx.Ranking`, applied before it is cut to `top_n`, such as those of `rerankx.after`."""
     on_ranking: SkipJsonSchema[Callable[[rerankx.Ranking[Document]], object] | None] = Field(default=None, repr=False)
     """Called with every `rerankx.Ranking`."""

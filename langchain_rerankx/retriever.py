@@ -117,7 +117,7 @@ def rerank(
             "deadline_s": deadline_s,
             "score_key": score_key,
             "retrieval_score": retrieval_score,
-            "after": tuple(after),
+            "after": after,
             "on_ranking": on_ranking,
         }
     )

@@ -166,7 +166,7 @@ class Rerank(BaseNodePostprocessor):
                 fallback=fallback,
                 on_error=on_error,
                 deadline_s=deadline_s,
-                after=tuple(after) or None,
+                after=after or None,
                 on_ranking=on_ranking,
             )
             reranker = backend

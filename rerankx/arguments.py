@@ -99,7 +99,7 @@ def checked_deadline_s(deadline_s: float | None, name: str = "deadline_s") -> fl
     number = _number(name, deadline_s, "a number of seconds above 0")
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be a number of seconds above 0, or None, not {number:g}")
-    return number
+    return min(number, 1e9)  # 31 years: clocks do not take much more
 
 
 def shown(value: object) -> str:
@@ -110,4 +110,7 @@ def shown(value: object) -> str:
 def _number(name: str, value: object, expected: str) -> float:
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be {expected} or None, not {shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be {expected}, not a number of {len(str(value))} digits") from None

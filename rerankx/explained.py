@@ -46,7 +46,11 @@ def _step_columns(details: Mapping[str, object] | None, path: str) -> Iterator[t
         if isinstance(inner, Mapping):
             # What the last one says stands in the details around it, too.
             known = _own(details) if place == len(steps) else {}
-            yield from ((f"{label} {name}", value) for name, value in _own(inner).items() if known.get(name) != value)
+            own = _own(inner).items()
+            taken = ("rank", "score")
+            yield from (
+                (f"{label} {name}", value) for name, value in own if known.get(name) != value and name not in taken
+            )
             yield from _step_columns(inner, f"{at}.")
 
 

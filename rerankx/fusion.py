@@ -107,7 +107,7 @@ def checked_weights(weights: Sequence[float] | None, count: int, of: str) -> Seq
     if isinstance(weights, str | bytes) or not hasattr(weights, "__len__"):
         raise TypeError(f"weights must be a list of numbers, not {type(weights).__name__}")
     for position, weight in enumerate(weights):
-        if isinstance(weight, bool | str) or not hasattr(weight, "__float__"):
+        if isinstance(weight, bool | str) or not hasattr(weight, "__float__") or not _is_a_float(weight):
             raise TypeError(f"weights[{position}] must be a number, not {type(weight).__name__}")
     if len(weights) != count:
         raise ValueError(f"weights has length {len(weights)}: expected {count}, one per entry of {of}")
@@ -117,6 +117,14 @@ def checked_weights(weights: Sequence[float] | None, count: int, of: str) -> Seq
     if count and not any(weight > 0 for weight in weights):
         raise ValueError(f"weights is {list(weights)}: expected at least one above 0")
     return weights
+
+
+def _is_a_float(number: float) -> bool:
+    try:
+        float(number)
+    except (OverflowError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _normalised(row: Sequence[float | None], normalise: Normalise) -> list[float]:

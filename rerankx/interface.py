@@ -35,10 +35,9 @@ Degraded = Literal["fallback", "deadline", "incomplete", "input_order"]
 """Why a result is less than what was asked: another backend answered, time ran out, texts came back without a score, or
 nothing was scored and the input order stands."""
 
-# Han, kana, hangul, Thai and their neighbours by the character; of other words up to six.
-_LOOKS_LIKE_A_TOKEN = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\uffef]|[^\W\u0e00-\uffef]{1,6}|[^\w\s]|\w"
-)
+# Thai, Lao, Tibetan, Burmese, Khmer, Han, kana and hangul by the character.
+_DENSE = r"\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
+_LOOKS_LIKE_A_TOKEN = re.compile(rf"(?!\s)[{_DENSE}]|[^\W{_DENSE}]{{1,6}}|[^\w\s]|\w")
 
 # Providers round: a probability may arrive as 1.0000001. More than this outside the declared bounds is a wrong
 # declaration.
@@ -232,7 +231,7 @@ class Backend(ABC):
         """Return what `_score` returns. The default runs it in a thread; override it where the work is waiting."""
         from asyncio import CancelledError, to_thread
 
-        with _bounded(math.inf) as bound:
+        with bounded(math.inf) as bound:
             try:
                 return await to_thread(self._score, query, texts, top_n=top_n)
             except CancelledError:
@@ -309,12 +308,13 @@ def deadline(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    with _bounded(time.monotonic() + seconds):
+    with bounded(time.monotonic() + seconds):
         yield
 
 
 @contextmanager
-def _bounded(end: float) -> Iterator[_Bound]:
+def bounded(end: float) -> Iterator[_Bound]:
+    """Bound what runs inside, in whatever thread, by an end on `time.monotonic` that may be moved: `bound.end = -math.inf`."""
     bound = _Bound(end, _bound.get())
     token = _bound.set(bound)
     try:

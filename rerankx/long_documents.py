@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, overload
 
+from rerankx.after import fill_budget
 from rerankx.arguments import as_list, check_query, texts_of
+from rerankx.compose.cached import Cached
 from rerankx.compose.made import whole
 from rerankx.compose.windowed import Windowed
 from rerankx.interface import Backend, deadline
 from rerankx.ranking import Ranking
-from rerankx.reranker import Reranker
+from rerankx.reranker import Reranker, stepped
 from rerankx.sentences import split_windows
 
 T = TypeVar("T")
@@ -86,8 +88,8 @@ def rerank_then_chunk(
         query: What to rank by; not blank.
         documents: Strings, or any objects together with `key`.
         budget_tokens: The most tokens that all pieces together may have, at least 1.
-        reranker: A backend's name, a `Backend`, or a `Reranker`, whose `deadline_s` is then for both rankings together and whose
-            `on_ranking` hears of each of them.
+        reranker: A backend's name, a `Backend`, or a `Reranker`, whose `deadline_s` is then for both rankings together, whose
+            `on_ranking` hears of each of them, and whose `after` comes after that of the pieces.
         documents_kept: How many of the best documents are cut into pieces, at least 1.
         chunk_tokens: The longest piece, at least 1, as the backend counts tokens.
         count_tokens: Returns how many tokens a piece takes of the budget: those of the model that will read it. None counts as
@@ -107,7 +109,8 @@ def rerank_then_chunk(
     with deadline(job.reranker.deadline_s):
         ranked = job.reranker.rerank(query, job.indices, top_n=job.kept, key=job.texts.__getitem__)
         pieces = job.pieces(ranked)
-        return job.filled(ranked, job.reranker.rerank(query, pieces, key=_text))
+        scored = job.reranker.rerank(query, pieces, key=_text)
+    return job.filled(ranked, scored)
 
 
 @overload
@@ -152,7 +155,8 @@ async def arerank_then_chunk(
     with deadline(job.reranker.deadline_s):
         ranked = await job.reranker.arerank(query, job.indices, top_n=job.kept, key=job.texts.__getitem__)
         pieces = await to_thread(job.pieces, ranked)
-        return await to_thread(job.filled, ranked, await job.reranker.arerank(query, pieces, key=_text))
+        scored = await job.reranker.arerank(query, pieces, key=_text)
+    return await to_thread(job.filled, ranked, scored)
 
 
 class _Job(Generic[T]):
@@ -172,9 +176,11 @@ class _Job(Generic[T]):
         check_query(query)
         self.budget, self.size = whole("budget_tokens", budget_tokens), whole("chunk_tokens", chunk_tokens)
         self.kept = whole("documents_kept", documents_kept)
-        if count_tokens is not None and not callable(count_tokens):
+        if count_tokens is not None and not callable(count_tokens):  # before anything is scored
             raise TypeError(f"count_tokens must be a function of a text, not {type(count_tokens).__name__}")
         self.reranker = _reads_all(reranker if isinstance(reranker, Reranker) else Reranker(reranker))
+        self.after = self.reranker.after
+        self.reranker.after = ()  # a token budget, say, is not for whole documents
         self.spans = self.reranker.backend.token_spans
         self.count = count_tokens or (lambda text: len(self.spans(text)))
         self.documents = as_list(documents)
@@ -195,16 +201,12 @@ class _Job(Generic[T]):
 
     def filled(self, ranked: Ranking[int], pieces: Ranking[Chunk[T]]) -> Ranking[Chunk[T]]:
         """Return those of the ranked pieces that fit the budget, with what both rankings took."""
-        left, taken = self.budget, set[int]()
-        for hit in sorted(pieces, key=lambda hit: hit.rank):  # what comes after a ranking may have moved them
-            tokens = self.count(hit.text)
-            if tokens <= left:
-                left -= tokens
-                taken.add(hit.index)
-        if pieces and not taken:
-            logger.warning(
-                "none of %d pieces fits into budget_tokens=%d; the ranking is empty", len(pieces), self.budget
-            )
+        pieces = stepped(self.after, pieces, None)
+        by_rank = replace(
+            pieces, hits=tuple(sorted(pieces, key=lambda hit: hit.rank))
+        )  # what comes after may have moved them
+        fitting = fill_budget(by_rank, budget_tokens=self.budget, count_tokens=self.count)
+        taken = {hit.index for hit in fitting}
         return replace(
             pieces,
             hits=tuple(hit for hit in pieces if hit.index in taken),
@@ -222,8 +224,10 @@ def _text(chunk: Chunk[T]) -> str:
 
 def _reads_all(reranker: Reranker) -> Reranker:
     """Return the reranker, with windows if it may have them; the caller's own stays as it was."""
-    if not reranker.backend.pointwise or isinstance(reranker.backend, Windowed):
-        return reranker
     wide = copy.copy(reranker)
-    wide.backend = Windowed(reranker.backend)
+    inner: object = reranker.backend
+    while isinstance(inner, Cached):
+        inner = inner.backend
+    if reranker.backend.pointwise and not isinstance(inner, Windowed):
+        wide.backend = Windowed(reranker.backend)
     return wide

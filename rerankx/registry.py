@@ -47,6 +47,8 @@ class Entry:
     """For a preset: the options it stands for; who names it may give others."""
 
 
+_WRAPPERS = {name.lower(): name for name in ("Cached", "Cascade", "Fallback", "Floor", "Fusion", "Windowed")}
+
 _ONNX = ("numpy", "onnxruntime", "tokenizers", "huggingface_hub")
 
 
@@ -162,6 +164,10 @@ def create(name: str, /, *, model: str | None = None, **options: object) -> Back
         ValueError: Two models, none after the colon, or several packages that offer a backend of that name.
     """
     backend, colon, named = name.partition(":")
+    if backend in _WRAPPERS:
+        raise ValueError(
+            f"{backend!r} is made of other backends: pass a rerankx.{_WRAPPERS[backend]} in place of a name"
+        )
     if colon and not named:
         raise ValueError(f"{name!r} names no model after the colon; write {backend!r} for its default")
     if named and model is not None and named != model:

@@ -51,7 +51,8 @@ class Reranker:
             (`degraded="deadline"`); a remote one raises `DeadlineError`. With a fallback each but the last may use half of what
             is left. None = no bound.
         after: Functions of a ranking, applied in turn before it is cut to `top_n`: `drop_near_duplicates`, `mmr`,
-            `lost_in_the_middle`, `fill_budget` of `rerankx.after`, or your own, `step(ranking, top_n) -> Ranking`.
+            `lost_in_the_middle`, `fill_budget` of `rerankx.after`, or your own, `step(ranking, top_n) -> Ranking`. They may need
+            more than `top_n`, so that the backend is asked for all; `deadline_s` does not bound them.
         on_ranking: Called with every `Ranking` before it is returned. What it raises is logged and stops nothing.
         **options: The backend's own options, not the fallback's; only with a name. A wrong one names the nearest right one.
 
@@ -128,8 +129,9 @@ class Reranker:
             top_n: Keep that many, at least 1; None keeps all.
             min_score: Keep those with `score` at or above it, in [0, 1]; applied before `top_n`. What a degraded result
                 left unscored is kept, last. It belongs to the backend that was asked: not applied to a result degraded to
-                "input_order" or "fallback", whose scores mean something else, and `Ranking.min_score` is then None; but
-                where a fallback answered that has a threshold of its own (`Fallback(min_scores=)`), that is applied.
+                "input_order" or "fallback", or where a cascade's last stage ran out of time: the scores mean something
+                else, and `Ranking.min_score` is then None; but where a fallback answered that has a threshold of its own
+                (`Fallback(min_scores=)`), that is applied.
             key: Returns the text of a document, as in `sorted`.
             retrieval_score: Returns the score that a document came with, higher is better, or None: for backends that take the
                 retriever into account ("retrieval"), and for `Hit.retrieval_score`.
@@ -349,9 +351,7 @@ class _Job(Generic[T]):
 
     def stepped(self, ranking: Ranking[T]) -> Ranking[T]:
         """Return the ranking after the steps that come after."""
-        for step in self.reranker.after:
-            ranking = _stepped(step, ranking, self.top_n)
-        return ranking
+        return stepped(self.reranker.after, ranking, self.top_n)
 
     def finished(self, ranking: Ranking[T]) -> Ranking[T]:
         """Return the ranking cut to `top_n`; tell who wants to know."""
@@ -391,12 +391,19 @@ class _Job(Generic[T]):
                 logger.exception("on_ranking raised; the ranking is returned all the same")
 
 
-def _stepped(step: Step, ranking: Ranking[T], top_n: int | None) -> Ranking[T]:
-    made: object = step(ranking, top_n)
-    if not isinstance(made, Ranking):
-        name = getattr(step, "__qualname__", type(step).__name__)
-        raise TypeError(f"after: {name} returned {type(made).__name__}; a step returns a Ranking")
-    return made
+def stepped(steps: Iterable[Step], ranking: Ranking[T], top_n: int | None) -> Ranking[T]:
+    """Return what the steps make of a ranking, one after the other.
+
+    Raises:
+        TypeError: One of them returns something else than a `Ranking`.
+    """
+    for step in steps:
+        made: object = step(ranking, top_n)
+        if not isinstance(made, Ranking):
+            name = getattr(step, "__qualname__", type(step).__name__)
+            raise TypeError(f"after: {name} returned {type(made).__name__}; a step returns a Ranking")
+        ranking = made
+    return ranking
 
 
 def _checked_after(after: object) -> tuple[Step, ...]:

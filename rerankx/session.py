@@ -115,7 +115,10 @@ class RerankSession(Generic[T]):
 
     @property
     def documents(self) -> list[T]:
-        """Return all documents of all rounds, each text once, as they came."""
+        """Return all documents of all rounds, each text once: every round's first, then every round's second, and so on.
+
+        A text that several rounds found has the best of its places. So "retrieval" in a pipeline favours no round.
+        """
         return self._pool.documents()
 
     @property
@@ -173,7 +176,7 @@ class RerankSession(Generic[T]):
     ) -> Ranking[T]:
         """Return all documents of all rounds in order of relevance to the original question.
 
-        The same as one `rerank` of all of them, ties by which came first. The `details` of a hit hold "rounds": a list of
+        The same as one `rerank` of `documents`, ties as these stand. The `details` of a hit hold "rounds": a list of
         {"query", "rank", "score"}, one for each round that found it; rank and score are None where the round's own ranking left
         it out.
 
@@ -232,6 +235,8 @@ class RerankSession(Generic[T]):
 
     def _with_budget(self, budget_tokens: int | None, count_tokens: Callable[[str], int] | None) -> Reranker:
         if budget_tokens is None:
+            if count_tokens is not None:
+                raise ValueError("count_tokens counts for a budget, and there is none; pass budget_tokens, too")
             return self._reranker
         fill = partial(fill_budget, budget_tokens=budget_tokens, count_tokens=count_tokens)
         fill(_EMPTY)  # a wrong argument is found out before anything is scored
@@ -257,6 +262,8 @@ class _Came(Generic[T]):
 @dataclass(slots=True)
 class _Entry(Generic[T]):
     document: T
+    place: int
+    """The best that it came in, from 0, among the texts of a round."""
     rounds: list[dict[str, object]] = field(default_factory=list)
     raw_score: float | None = None
     """For the original question, as far as it is known."""
@@ -272,27 +279,30 @@ class _Pool(Generic[T]):
         self._lock = threading.Lock()
 
     def documents(self) -> list[T]:
-        with self._lock:
-            return [entry.document for entry in self._entries.values()]
+        return self.found()[0]
 
     def rounds(self) -> list[Round[T]]:
         with self._lock:
             return list(self._rounds)
 
     def found(self) -> tuple[list[T], dict[str, list[dict[str, object]]]]:
-        """Return all documents, and for each text the rounds that found it."""
+        """Return all documents, by the best place that they came in, and for each text the rounds that found it."""
         with self._lock:
             rounds = {text: [dict(one) for one in entry.rounds] for text, entry in self._entries.items()}
-            return [entry.document for entry in self._entries.values()], rounds
+            entries = sorted(self._entries.values(), key=lambda entry: entry.place)
+            return [entry.document for entry in entries], rounds
 
     def join(self, came: _Came[T], ranking: Ranking[T], known: Ranking[str] | None) -> Round[T]:
         """Take a round in; `known` has the scores of its texts for the original question, if there can be any."""
         with self._lock:
             before = set(self._best())
             new = len(came.firsts.keys() - self._entries.keys())
-            for text, document in came.firsts.items():
-                self._entries.setdefault(text, _Entry(document))
-            places = {hit.text: hit for hit in reversed(ranking.hits)}  # of equal texts the best
+            for place, (text, document) in enumerate(came.firsts.items()):
+                entry = self._entries.setdefault(text, _Entry(document, place))
+                entry.place = min(entry.place, place)
+            places = {
+                hit.text: hit for hit in sorted(ranking.hits, key=lambda hit: -hit.rank)
+            }  # of equal texts the best
             for text in came.firsts:
                 hit = places.get(text)
                 rank, score = (None, None) if hit is None else (hit.rank, hit.score)
@@ -317,7 +327,8 @@ class _Pool(Generic[T]):
 
     def _order(self) -> list[str]:
         """Return the texts that have a score for the original question, best first."""
-        texts = [text for text, entry in self._entries.items() if entry.raw_score is not None]
+        entries = sorted(self._entries.items(), key=lambda item: item[1].place)
+        texts = [text for text, entry in entries if entry.raw_score is not None]
         return [texts[i] for i in best_first([self._entries[text].raw_score for text in texts])]
 
     def _best(self) -> list[str]:

@@ -305,6 +305,8 @@ def test_flags_for_other_texts_are_an_error():
         ("Where's information?", ["Where", "'", "s", "inform", "ation", "?"]),
         ("退款 10 days", ["退", "款", "10", "days"]),
         ("мама мыла раму", ["мама", "мыла", "раму"]),
+        ("tiếng Việt ქართული", ["tiếng", "Việt", "ქართულ", "ი"]),
+        ("คืน\u3000金", ["ค", "ื", "น", "金"]),
         (" \n", []),
         ("half \ud83d", ["half", "\ud83d"]),
     ],

@@ -81,7 +81,7 @@ def test_the_budget_is_filled_by_rank_and_what_does_not_fit_is_passed_over():
 def test_where_nothing_fits_nothing_comes_back_and_it_is_said(caplog):
     ranking = chunked([ANSWER], 2)
     assert (list(ranking), ranking.total) == ([], 1)
-    assert caplog.messages == ["none of 1 pieces fits into budget_tokens=2; the ranking is empty"]
+    assert caplog.messages == ["none of 1 texts fits into budget_tokens=2; the ranking is empty"]
 
 
 def test_the_budget_may_be_in_the_tokens_of_who_reads_it():

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "fusion": (),
     "sentences": (),
     "after": ("arguments", "interface", "ranking", "compose", "backends"),
-    "long_documents": (*CORE, "compose", "sentences"),
+    "long_documents": (*CORE, "compose", "after", "sentences"),
     "session": (*CORE, "compose", "after"),
     "spec": (*CORE, "compose", "after"),
     "catalogue": (),

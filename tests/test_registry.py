@@ -236,3 +236,9 @@ def test_each_built_in_entry_is_well_formed(name):
     assert entry.summary
     assert ":" not in name
     assert all(package.isidentifier() for package in entry.requires)
+
+
+@pytest.mark.parametrize("name", ["cascade", "fusion:x", "cached"])
+def test_a_wrapper_is_no_name_and_the_error_says_what_to_pass(name):
+    with pytest.raises(ValueError, match=r"is made of other backends: pass a rerankx\.C|pass a rerankx\.Fusion"):
+        registry.create(name)

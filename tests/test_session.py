@@ -103,7 +103,9 @@ def test_all_rounds_give_what_one_pass_over_all_documents_gives_and_no_pair_is_s
     session = RerankSession(backend, "a b c")
     for query, found in rounds:
         session.add(found, query=query)
-    union = list(dict.fromkeys(text for _, found in rounds for text in found))
+    came = [list(dict.fromkeys(found)) for _, found in rounds]
+    first = {text: min(found.index(text) for found in came if text in found) for found in came for text in found}
+    union = sorted(first, key=first.__getitem__)
     assert session.documents == union
     scored = len(backend.calls)
     assert told(session.context()) == told(Reranker(FakeBackend(scale=scale)).rerank("a b c", union))
@@ -243,7 +245,8 @@ def test_of_equal_texts_the_first_object_stays():
 
 
 def test_the_context_is_cut_and_thresholded_as_by_rerank():
-    session, all_of = filled(FakeBackend()), list(dict.fromkeys(text for found in ROUNDS.values() for text in found))
+    session = filled(FakeBackend())
+    all_of = session.documents
     for options in ({"top_n": 2}, {"min_score": 0.2}, {"top_n": 1, "min_score": 0.2}):
         assert told(session.context(**options)) == told(Reranker(FakeBackend()).rerank(QUESTION, all_of, **options))
 

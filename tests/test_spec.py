@@ -1,11 +1,16 @@
 """A pipeline as data, and back."""
 
+import inspect
 import json
+import sys
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 import rerankx
+import rerankx.spec
 from rerankx import (
     AuthenticationError,
     Cached,
@@ -162,6 +167,44 @@ def test_the_spec_that_is_given_stays_as_it_was():
     assert json.dumps(WHOLE) == before
 
 
+def test_the_example_in_the_docstring_is_one():
+    yaml = pytest.importorskip("yaml")
+    declared = yaml.safe_load(inspect.getdoc(rerankx.spec).partition("\n\n")[2])
+    assert from_spec(declared).backend.stages[1].min_scores == {
+        "cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2": 0.3
+    }
+
+
+def test_a_threshold_goes_by_the_name_that_is_declared():
+    declared = {"backends": ["embedded", {"minilm": {"max_tokens": 100}}], "min_scores": {"minilm": 0.3}}
+    assert list(from_spec({"backend": {"fallback": declared}}).backend.min_scores.values()) == [0.3]
+
+
+def test_a_fallback_may_stand_at_the_top():
+    reranker = from_spec({"backend": "minilm", "fallback": ["embedded"]})
+    assert to_spec(reranker) == {"backend": {"fallback": {"backends": ["minilm", "embedded"]}}}
+
+
+def test_a_spec_that_is_changed_later_changes_nothing():
+    spec = {"backend": {"jina-api": {"extra": {"a": [1]}}}}
+    reranker = from_spec(spec)
+    spec["backend"]["jina-api"]["extra"]["a"].append(2)
+    assert to_spec(reranker) == {"backend": {"jina-api": {"extra": {"a": [1]}}}}
+    to_spec(reranker)["backend"]["jina-api"]["extra"]["a"].append(3)
+    assert to_spec(reranker) == {"backend": {"jina-api": {"extra": {"a": [1]}}}}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text('{"backend": "embedded"}', encoding="utf-8-sig")
+    assert to_spec(from_spec(tmp_path / "a.json")) == {"backend": "embedded"}
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("backend: café".encode("latin-1"))
+    with pytest.raises(SpecError, match=r"a\.yaml is not UTF-8"):
+        from_spec(tmp_path / "a.yaml")
+
+
 # What is wrong, and where
 
 
@@ -187,9 +230,19 @@ def test_the_spec_that_is_given_stays_as_it_was():
         ({"backend": {"cached": {"backend": {"fallback": {"backends": ["embedded", "minilm"]}}}}}, "backend.cached: .*pointwise"),
         ({"backend": {"fallback": {"backends": ["embedded"]}}}, "backend.fallback: .*at least two"),
         ({"backend": {"floor": {"backend": "embedded", "floor": "nobody"}}}, "backend.floor.floor: no backend"),
-        ({"backend": "embedded", "after": "mmr"}, "after: expected a list of steps"),
+        ({"backend": "embedded", "after": "mmr"}, "after: expected a list, not str"),
         ({"backend": "embedded", "after": ["mmmr"]}, r"after\[0\]: no step 'mmmr'; did you mean 'mmr'"),
         ({"backend": "embedded", "after": [{"mmr": {"lambda": 1}}]}, r"after\[0\].mmr.lambda: not known here"),
+        ({"backend": "embedded", "after": ["fill_budget"]}, r"after\[0\].fill_budget: .*budget_tokens"),
+        ({"backend": "embedded", "after": [{"fill_budget": {"budget_tokens": "9"}}]}, r"after\[0\].fill_budget: budget_tokens"),
+        ({"backend": "embedded", "after": [{"mmr": {"balance": 5}}]}, r"after\[0\].mmr: balance"),
+        ({"backend": "embedded", "after": [{"drop_near_duplicates": {"embed": "x"}}]}, r"after\[0\].drop_near_duplicates: embed"),
+        ({"backend": {"cached": {}}}, "backend.cached: it needs 'backend', a backend"),
+        ({"backend": {"fallback": {"min_scores": {}}}}, "backend.fallback: it needs 'backends', a list of backends"),
+        ({"backend": {"fallback": {"backends": "minilm"}}}, "backend.fallback.backends: expected a list, not str"),
+        ({"backend": {"fallback": {"backends": ["embedded", "minilm"], "min_scores": {"bge": 0.3}}}}, "no backend 'bge' among"),
+        ({"backend": "embedded", "fallback": "minilm"}, "fallback: expected a list, not str"),
+        ({"backend": "embedded", "fallback": ["nobody"]}, r"fallback\[0\]: no backend"),
         ({"backend": "embedded", "on_error": "ignore"}, "on_error must be"),
         ({"backend": "embedded", "deadline_s": -1}, "deadline_s must be"),
         ({"backend": {"embedded": {"max_tokens": {1, 2}}}}, "backend.embedded.max_tokens: a spec holds text, .* not set"),
@@ -215,6 +268,11 @@ def test_a_missing_package_stays_a_missing_package_and_tells_where(monkeypatch):
         ("a.json", "{", "is no JSON"),
         ("a.yaml", "- embedded", "holds list; a spec is a mapping"),
         ("a.toml", "", "is no .yaml, .yml or .json file"),
+        ("a.yaml", "backend: embedded\nbackend: minilm", "'backend' stands twice"),
+        ("a.json", '{"backend": {"minilm": {"max_tokens": 1, "max_tokens": 2}}}', "'max_tokens' stands twice"),
+        ("a.yaml", "? [a]\n: b", "is no YAML"),
+        ("a.yaml", "backend: &a [*a]", "must not hold itself"),
+        ("a.json", "[" * 100_000, "must not hold itself"),
         ("a.yaml", "backend: !!python/object/apply:os.getcwd []", "is no YAML"),
     ],
 )
@@ -255,6 +313,79 @@ def test_a_key_goes_by_the_name_of_its_variable(monkeypatch):
     assert from_spec(spec).backend._key.reveal() == "mine-0123456789"
 
 
+def test_the_name_of_a_keys_variable_is_written(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "mine-0123456789")
+    spec = {"backend": {"tei": {"base_url": "http://localhost:1", "api_key": {"env": "MY_KEY"}}}}
+    assert to_spec(from_spec(spec)) == spec
+
+
+def test_a_key_without_a_variable_cannot_be_written():
+    with pytest.raises(SpecError, match=r"backend\.tei: it has a key, and no variable"):
+        to_spec(Reranker("tei", base_url="http://localhost:1", api_key="sk-secret-0123456789"))
+
+
+class Third(FakeBackend):
+    """A third party's backend, with a secret of its own name."""
+
+    secrets: ClassVar = {"access": "THIRD_TOKEN"}
+
+    def __init__(self, model="words", *, token=None, options=None, alpha=1):
+        super().__init__(name="third", model=model)
+        self.given = {"token": token, "options": options}
+        self.alpha = alpha
+
+    def __reduce__(self):
+        return partial(Third, self.model, **self.given), ()
+
+
+@pytest.fixture
+def third(tmp_path, monkeypatch):
+    info = tmp_path / "third-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rerankx.backends]\nthird = test_spec:Third\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setitem(sys.modules, "test_spec", sys.modules[__name__])
+
+
+@pytest.mark.parametrize(
+    "options", [{"token": "plain"}, {"options": {"api_key": "plain"}}, {"options": ["https://u:p@h/"]}]
+)
+def test_a_secret_of_another_name_and_a_nested_one_are_refused_both_ways(third, options):
+    with pytest.raises(SpecError, match=r"backend\.third\.\w+.*secret"):
+        from_spec({"backend": {"third": options}})
+    with pytest.raises(SpecError, match=r"backend\.third\.\w+.*secret"):
+        to_spec(Reranker(Third(**options)))
+
+
+def test_a_secret_of_another_name_goes_by_its_variable(third, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "mine")
+    backend = from_spec({"backend": {"third": {"token": {"env": "MY_TOKEN"}}}}).backend
+    assert backend.given["token"] == "mine"
+
+
+def test_what_a_backend_pickles_by_is_taken_whole_or_refused(third, monkeypatch):
+    monkeypatch.setattr(Third, "__reduce__", lambda self: (partial(Third), ("other",)))
+    assert to_spec(Reranker(Third())) == {"backend": "third:other"}
+    monkeypatch.setattr(Third, "__reduce__", lambda self: (partial(Third), (), {"alpha": 7}))
+    with pytest.raises(SpecError, match="does not tell how it was made"):
+        to_spec(Reranker(Third()))
+
+
+def test_a_class_of_your_own_over_a_wrapper_is_not_written_as_the_wrapper():
+    class Mine(Cascade):
+        pass
+
+    with pytest.raises(SpecError, match="Mine is not registered"):
+        to_spec(Reranker(Mine(["embedded"])))
+
+
+def test_a_threshold_that_would_name_two_backends_is_refused():
+    with pytest.raises(SpecError, match="two of the backends are the same"):
+        to_spec(Reranker(Fallback("embedded", "minilm", "cross-encoder", min_scores={"minilm": 0.3})))
+
+
 def test_a_key_is_not_written():
     assert "0123456789" not in json.dumps(to_spec(Reranker("cohere", api_key="sk-secret-0123456789")))
 
@@ -290,8 +421,6 @@ def test_only_a_reranker_is_written():
 
 
 def test_every_wrapper_and_every_option_of_it_can_be_declared():
-    import inspect
-
     from rerankx.spec import _WRAPPERS
 
     classes = {
@@ -304,7 +433,7 @@ def test_every_wrapper_and_every_option_of_it_can_be_declared():
     }
     assert _WRAPPERS.keys() == classes.keys()
     for name, cls in classes.items():
-        assert set(_WRAPPERS[name].options) == set(inspect.signature(cls).parameters), name
+        assert _WRAPPERS[name].kind is cls
         assert cls.name == name
     assert {rerankx._HOME_OF[cls.__name__] for cls in classes.values()} == {cls.__module__ for cls in classes.values()}
 

@@ -198,7 +198,7 @@ class _Listing:
         self._backend, self._job, self._n = backend, job, n
         self._query = fenced_query(query)
         self._shown: list[str] = []
-        self.cut: Sequence[bool] = ()
+        self.cut: Sequence[bool] = [False] * n
         self.kept: set[int] = set()
         """Texts whose window kept its order, since there was no answer."""
         self.generated: set[int] = set()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+import math
+from collections.abc import Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
 from typing import Any, NamedTuple
 
 from rerankx.compose.steps import with_usage
 from rerankx.errors import BackendError
-from rerankx.interface import Backend, Scores, Usage, deadline
+from rerankx.interface import Backend, Scores, Usage, bounded, deadline
 
 
 class Ask(NamedTuple):
@@ -78,30 +78,20 @@ def _answers(query: str, asks: Sequence[Ask]) -> list[Scores]:
     first, *others = asks
     if not others:
         return [_answer(query, first)]
-    with ThreadPoolExecutor(len(others)) as pool:
-        waiting = [pool.submit(copy_context().run, _answer, query, ask) for ask in others]
-        outcomes: list[Scores | Exception] = [_outcome(partial(_answer, query, first))]
-        outcomes += [_outcome(one.result) for one in waiting]
-    return _all_answered(outcomes)
+    errors: list[BaseException] = []
+    with bounded(math.inf) as bound, ThreadPoolExecutor(len(others)) as pool:
 
+        def outcome(ask: Ask) -> Scores | Exception:
+            try:
+                return _answer(query, ask)
+            except Exception as error:
+                errors.append(error)
+                bound.end = -math.inf  # so that the others begin nothing more
+                return error
 
-def _outcome(answer: Callable[[], Scores]) -> Scores | Exception:
-    try:
-        return answer()
-    except Exception as error:
-        return error
-
-
-def _all_answered(outcomes: Sequence[Scores | BaseException | None]) -> list[Scores]:
-    """Return the answers; raise the first error, with what the others have spent. None is one that was broken off."""
-    answers = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
-    error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
-    if error is None:
-        return answers
-    if not isinstance(error, BackendError):
-        raise error
-    others = [one.usage for one in outcomes if isinstance(one, Scores | BackendError) and one is not error]
-    raise with_usage(error, sum((usage for usage in others if usage is not None), Usage())) from error
+        waiting = [pool.submit(copy_context().run, outcome, ask) for ask in others]
+        outcomes = [outcome(first), *(one.result() for one in waiting)]
+    return _all_answered(outcomes, errors)
 
 
 async def _together(parts: Sequence[Coroutine[Any, Any, Scores]]) -> list[Scores]:
@@ -110,9 +100,26 @@ async def _together(parts: Sequence[Coroutine[Any, Any, Scores]]) -> list[Scores
         return [await parts[0]]
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        failed = [task for task in done if task.cancelled() or task.exception() is not None]
     finally:
         for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    return _all_answered([None if isinstance(one, asyncio.CancelledError) else one for one in ended])
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    return _all_answered(outcomes, [outcomes[tasks.index(task)] for task in failed])
+
+
+def _all_answered(outcomes: Sequence[Scores | BaseException], errors: Sequence[Scores | BaseException]) -> list[Scores]:
+    """Return the answers; raise the first of the errors, with what the others have spent.
+
+    Args:
+        outcomes: Of every question; some may have been broken off.
+        errors: Those because of which they were, the first in time first.
+    """
+    error = next((one for one in errors if isinstance(one, BaseException)), None)
+    if error is None:
+        return [outcome for outcome in outcomes if isinstance(outcome, Scores)]
+    if not isinstance(error, BackendError):
+        raise error
+    others = [one.usage for one in outcomes if isinstance(one, Scores | BackendError) and one is not error]
+    raise with_usage(error, sum((usage for usage in others if usage is not None), Usage())) from error

@@ -12,7 +12,7 @@ from rerankx.arguments import checked_deadline_s
 from rerankx.compose.asking import Ask, Asking, aasked, asked
 from rerankx.compose.made import all_made, title, whole
 from rerankx.compose.steps import Step, attempts_of, cut_of, degraded_of, steps_of, with_steps, with_usage
-from rerankx.errors import BackendError, DeadlineError
+from rerankx.errors import BackendError, DeadlineError, ReplyError
 from rerankx.interface import Attempt, Backend, Degraded, Scale, Scores, Usage, out_of_time
 from rerankx.ranking import best_first
 
@@ -38,7 +38,7 @@ class Cascade(Backend):
         deadlines_s: Seconds for each stage, None for no bound but the caller's, which always holds.
         patience: The last stage, which has to be pointwise, scores that many texts at a time, in the order of the one before, and
             stops when as many have brought none into the best `top_n`; the rest has no score. None scores them all, and so does
-            a ranking without `top_n`.
+            a ranking without `top_n`, or with steps that come after and may need more.
 
     Raises:
         UnknownBackendError: No backend of that name.
@@ -258,6 +258,10 @@ def _patiently(ask: Ask, top_n: int, patience: int) -> Generator[Sequence[Ask], 
                 raise
             late = error
             break
+        except BackendError as error:
+            raise with_usage(error, sum((part.usage for part in parts), Usage())) from error
+        if parts and scores.scale != parts[0].scale:
+            raise ReplyError(f"{title(ask.backend)} scored part of the texts on another scale than the rest")
         parts.append(scores)
         before = _best(values, top_n)
         values += scores.values

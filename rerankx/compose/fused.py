@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -82,6 +83,8 @@ class Fusion(Backend):
         self.weights = (
             None if weights is None else tuple(map(float, checked_weights(weights, len(self.backends), "backends")))
         )
+        if self.weights is not None and not math.isfinite(sum(self.weights)):
+            raise ValueError("the weights are too large to be added up; their proportion is what counts")
         self.k = None if k is None else whole("k", k, low=0)
         self.normalise: Normalise | None = normalise
         self._check_scales([known_scale(backend) for backend in self.backends])
