@@ -46,8 +46,8 @@ def drop_near_duplicates(
     goes unseen: the `details` of the one that stays hold {"duplicates": [index, ...]}, the `Hit.index` of those that went for it.
     Equal texts are always duplicates, blank ones never. Not cut to `top_n`, so that there is enough left to cut.
 
-    Vectors see subjects better than numbers and negations: with the embedded encoder two texts of 28 words that differ in a price
-    have a cosine of 0.97, "must be open" and "must not be open" 0.96, and a paraphrase 0.85. Raise the threshold where that
+    Vectors see subjects better than numbers and negations: with the embedded encoder two sentences that differ in a price alone,
+    or in a "not", are nearer to one another than a paraphrase is, and often above the default threshold. Raise it where that
     matters; at 1.0 only equal texts go, and what the vectors cannot tell apart.
 
     Args:

@@ -151,8 +151,9 @@ class Cohere(Remote):
 
     @property
     def fingerprint(self) -> str:
-        """Return name, model, address and what else changes a score."""
-        return f"{self.name}:{self.model}@{self._address}:max_tokens_per_doc={self._body['max_tokens_per_doc']}"
+        """Return name, model, address and what else changes a score, or the spans beside it."""
+        options = "".join(f":{name}={self._body[name]}" for name in ("max_tokens_per_doc", "relevant_spans"))
+        return f"{self.name}:{self.model}@{self._address}{options}"
 
     async def _ask(self, query: str, texts: Sequence[str]) -> Answer:
         options: dict[str, object] = {"max_retries": 0}

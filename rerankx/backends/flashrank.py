@@ -90,17 +90,15 @@ class FlashRank(Backend):
             "engine": engine, "max_tokens": max_tokens,
             "cache_dir": None if cache_dir is None else os.fspath(cache_dir), "local_files_only": local_files_only,
         }  # fmt: skip
-        self._folder = Once(self._find_folder)
+        self._folder, self._content = Once(self._find_folder), Once(self._read_content)
         self._scorer = Once(self._load)
         self._tokenizer = Once(self._read_tokenizer)
 
     @property
     def fingerprint(self) -> str:
         """Return name, model, digest of its file, and what else changes a score; the file is fetched for it."""
-        given, folder = self._given, self._folder.get()
-        texts = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")]
-        content = sha256("".join(map(digest, [self._graph(), *texts])).encode()).hexdigest()
-        return f"{self.name}:{self.model}@{content[:12]}:{given['engine']}:max_tokens={given['max_tokens']}"
+        given = self._given
+        return f"{self.name}:{self.model}@{self._content.get()}:{given['engine']}:max_tokens={given['max_tokens']}"
 
     def describe(self) -> dict[str, object]:
         """Return how the model runs; loads it if need be."""
@@ -119,9 +117,8 @@ class FlashRank(Backend):
             files = self._files()
             with files.refresh():
                 files.get(f"{self.model}.zip", what="zip of that model")
-        self._folder.forget()
-        self._tokenizer.forget()
-        self._scorer.forget()
+        for known in (self._folder, self._content, self._tokenizer, self._scorer):
+            known.forget()
         self._scorer.get()
 
     def close(self) -> None:
@@ -146,6 +143,11 @@ class FlashRank(Backend):
                 f"{self._folder.get()} must hold one ONNX file, as FlashRank's zips do; it holds {names}"
             )
         return found[0]
+
+    def _read_content(self) -> str:
+        """Return a digest of those files that decide on scores."""
+        texts = [path for path in sorted(self._folder.get().iterdir()) if path.suffix in (".json", ".txt")]
+        return sha256("".join(map(digest, [self._graph(), *texts])).encode()).hexdigest()[:12]
 
     def _read_tokenizer(self) -> Tokenizer | None:
         from rerankx.engines.spans import read_tokenizer

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rerankx.arguments import shown
 from rerankx.compose.made import made
+from rerankx.compose.steps import with_usage
 from rerankx.compose.stores import DiskStore, MemoryStore, Store, told_of_forks
 from rerankx.errors import BackendError
 from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, remaining_s
@@ -32,8 +33,9 @@ _CHECKSUM_BYTES = 8
 # How long a store may take before the query goes on without it.
 _PATIENCE_S, _LEAST_PATIENCE_S = 1.0, 0.05
 # How long to wait for another's call: one that hangs, or cannot go on before its waiter does (two event loops, each held up by a
-# blocking call that waits for a task of the other), must not hang all who ask for the same.
-_WAIT_S = 30.0
+# blocking call that waits for a task of the other), must not hang all who ask for the same. A thread waits less for a task, which
+# may need the place in a pool that the thread waits in.
+_WAIT_S, _WAIT_FOR_A_TASK_S = 30.0, 1.0
 
 
 class Cached(Backend):
@@ -51,7 +53,8 @@ class Cached(Backend):
     and what has details that JSON does not give back as they were.
 
     Whoever asks for a pair that is just being scored waits for it, threads and tasks alike, and asks himself if nothing comes of
-    it or his time is up. That holds within one instance: keep it. Processes share a file, and do not wait for each other.
+    it, if half of his time is over, or, as a thread that waits for a task, after a second. That holds within one instance: keep
+    it. Processes share a file, and do not wait for each other.
 
     A cache never breaks a query: a store that fails is logged once and passed over, a slow one is waited for at most a second, or
     a quarter of the time that is left.
@@ -126,12 +129,12 @@ class Cached(Backend):
         return self.backend.token_spans(text)
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
-        return _run(self._steps(query, texts))
+        return _run(self._steps(query, texts, in_task=False))
 
     async def _ascore(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
-        return await _arun(self._steps(query, texts))
+        return await _arun(self._steps(query, texts, in_task=True))
 
-    def _steps(self, query: str, texts: Sequence[str]) -> _Steps[Scores]:
+    def _steps(self, query: str, texts: Sequence[str], *, in_task: bool) -> _Steps[Scores]:
         scale, keys = yield _Work(partial(self._identify, query, texts))
         text_of = dict(zip(keys, texts, strict=True))
         landed = self._here.landed
@@ -140,13 +143,11 @@ class Cached(Backend):
         answers: list[Scores] = []
         # Who waited in vain may be the next to be waited for. After the second time everybody asks for himself: with a backend
         # that fails, one after the other would take as long as all of them together.
-        for together in (True, True, False):
-            missing = [key for key in text_of if key not in cached and key not in own]
-            if not missing:
-                break
-            mine, theirs, known = _Flight(), dict[bytes, _Flight](), dict[bytes, bytes]()
+        waits = 2
+        while missing := [key for key in text_of if key not in cached and key not in own]:
+            mine, theirs, known = _Flight(in_task=in_task), dict[bytes, _Flight](), dict[bytes, bytes]()
             try:
-                if together:
+                if waits:
                     theirs = self._here.claim(missing, mine)
                 todo = [key for key in missing if key not in theirs]
                 if todo and landed != self._here.landed:  # what was missing may have been kept since
@@ -156,13 +157,7 @@ class Cached(Backend):
                     todo = [key for key in todo if key not in cached]
                 if todo:
                     asked = [text_of[key] for key in todo]
-                    try:
-                        scores: Scores = yield _Question(self.backend, query, asked)
-                    except BackendError as error:
-                        if answers:  # they have been paid for
-                            error.usage = sum((one.usage for one in answers), error.usage or Usage())
-                        raise
-                    answers.append(scores)
+                    scores = yield from self._ask(query, asked, answers)
                     own |= zip(todo, _pairs(scores, asked), strict=True)
                     kept = self._kept(scores, scale, {key: own[key] for key in todo})
                     mine.land(known | kept)
@@ -173,11 +168,23 @@ class Cached(Backend):
             if theirs:
                 values: Mapping[bytes, bytes] = yield _Landing(set(theirs.values()))
                 cached |= self._read({key: values[key] for key in theirs if key in values})
-        if cached and any(scores.scale != scale for scores in answers):
-            # They say something else than those that are kept: the two must not stand in one order.
-            answers.append((yield _Question(self.backend, query, list(text_of.values()))))
-            cached, own = {}, dict(zip(text_of, _pairs(answers[-1], list(text_of.values())), strict=True))
+                waits = waits - 1 if all(flight.future.done() for flight in theirs.values()) else 0
+        if (cached or len(answers) > 1) and any(scores.scale != scale for scores in answers):
+            # They say something else than the others, or than those that are kept: they must not stand in one order.
+            scores = yield from self._ask(query, list(text_of.values()), answers)
+            cached, own = {}, dict(zip(text_of, _pairs(scores, list(text_of.values())), strict=True))
         return _joined(keys, cached, own, answers, scale)
+
+    def _ask(self, query: str, texts: Sequence[str], answers: list[Scores]) -> _Steps[Scores]:
+        """Return what the backend says, and add it to the answers; what those took, its error tells, too."""
+        try:
+            scores: Scores = yield _Question(self.backend, query, texts)
+        except BackendError as error:
+            if not answers:
+                raise
+            raise with_usage(error, sum((one.usage for one in answers), Usage())) from error
+        answers.append(scores)
+        return scores
 
     def _identify(self, query: str, texts: Sequence[str]) -> tuple[Scale, list[bytes]]:
         scale = self.backend.scale
@@ -245,7 +252,10 @@ class Cached(Backend):
         """Return the pairs that are kept as these values; without what is too old, or no such thing."""
         now, pairs = self._now(), dict[bytes, _Pair]()
         for key, value in values.items():
-            found = _unpacked(key, value)
+            if not isinstance(value, bytes | bytearray | memoryview):  # drivers of databases return the latter two
+                self._say_once(f"the store of the cached {self.model} returned {type(value).__name__}; expected bytes")
+                continue
+            found = _unpacked(key, bytes(value))
             # Of the future: the clock was set back, and nobody knows how old it is.
             if found is not None and (self.ttl_s is None or 0 <= now - found[1] < self.ttl_s):
                 pairs[key] = found[0]
@@ -284,6 +294,8 @@ def _joined(
     """Return what is said of each text, and what it took."""
     marked = {key: pair._replace(details={**(pair.details or {}), "cached": True}) for key, pair in cached.items()}
     pairs = [marked[key] if key in marked else own[key] for key in keys]
+    # Each its own, equal texts too.
+    details = [None if pair.details is None else dict(pair.details) for pair in pairs]
     hits = sum(key in cached for key in keys)
     usage = replace(sum((scores.usage for scores in answers), Usage()), cache_hits=hits, cache_misses=len(keys) - hits)
     attempts = list[Attempt]()
@@ -292,7 +304,7 @@ def _joined(
     last = answers[-1] if answers else None
     return Scores(
         [pair.value for pair in pairs],
-        details=[pair.details for pair in pairs] if any(pair.details is not None for pair in pairs) else None,
+        details=details if any(detail is not None for detail in details) else None,
         usage=usage,
         cut=[pair.cut for pair in pairs],
         degraded=next((scores.degraded for scores in answers if scores.degraded is not None), None),
@@ -322,11 +334,9 @@ def _packed(key: bytes, pair: _Pair, now: float) -> bytes | None:
     return _checksum(key, data) + data
 
 
-def _unpacked(key: bytes, value: object) -> tuple[_Pair, float] | None:
+def _unpacked(key: bytes, value: bytes) -> tuple[_Pair, float] | None:
     """Return a pair and when it was kept; None if `value` is not what `_packed` made for this key."""
-    if not isinstance(value, bytes | bytearray | memoryview):  # drivers of databases return the latter two
-        return None
-    checksum, data = bytes(value[:_CHECKSUM_BYTES]), bytes(value[_CHECKSUM_BYTES:])
+    checksum, data = value[:_CHECKSUM_BYTES], value[_CHECKSUM_BYTES:]
     if checksum != _checksum(key, data):
         return None
     now, score, cut, details = json.loads(data)
@@ -425,10 +435,10 @@ class _Patience(NamedTuple):
 class _Flight:
     """One call's asking about pairs that nobody else is asking about: others who want them wait for what is kept of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_task: bool) -> None:
         self.future: Future[Mapping[bytes, bytes]] = Future()
         self.future.set_running_or_notify_cancel()  # a task that waits may be cancelled, and must not cancel it for all
-        self.thread = threading.get_ident()
+        self.thread, self.in_task = threading.get_ident(), in_task
         self.keys: Sequence[bytes] = ()
 
     def land(self, values: Mapping[bytes, bytes]) -> None:
@@ -444,17 +454,18 @@ class _Landing(NamedTuple):
 
     def run(self) -> Mapping[bytes, bytes]:
         # Not for one of this very thread: that is a task of the event loop which this call holds up.
-        others = {flight.future for flight in self.flights if flight.thread != threading.get_ident()}
-        wait(others, timeout=self._seconds())
+        others = {flight for flight in self.flights if flight.thread != threading.get_ident()}
+        longest = _WAIT_FOR_A_TASK_S if any(flight.in_task for flight in others) else _WAIT_S
+        wait({flight.future for flight in others}, timeout=self._seconds(longest))
         return self._values()
 
     async def arun(self) -> Mapping[bytes, bytes]:
-        await _await({flight.future for flight in self.flights}, self._seconds())
+        await _await({flight.future for flight in self.flights}, self._seconds(_WAIT_S))
         return self._values()
 
-    def _seconds(self) -> float:
+    def _seconds(self, longest: float) -> float:
         left = remaining_s()
-        return _WAIT_S if left is None else min(_WAIT_S, max(left, 0.0))
+        return longest if left is None else min(longest, max(left / 2, 0.0))  # the other half is for asking himself
 
     def _values(self) -> Mapping[bytes, bytes]:
         return {key: value for one in self.flights if one.future.done() for key, value in one.future.result().items()}

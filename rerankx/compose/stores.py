@@ -29,9 +29,10 @@ _BUSY_S = 0.2  # for another process
 _TURN_S = 1.0  # for the other threads
 # What an entry takes beside its value, rounded up: objects and links in memory; key, its index and space left in pages on disk.
 _IN_MEMORY, _ON_DISK = 250, 160
-_LEAST_FILE = 2**16
+_LEAST_FILE, _MOST_FILE = 2**16, 2**40
 _KEYS_AT_ONCE = 500  # SQLite before 3.32 takes 999
 _OURS = 0x72726B78  # "rrkx", SQLite's application_id: another program's database is left alone
+_HEADER = b"SQLite format 3\0"
 _TABLE = "pairs_1"  # another number where the columns change
 _BUSY, _BROKEN = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -85,8 +86,11 @@ class MemoryStore:
         with self._lock:
             for key, value in items.items():
                 old = self._entries.pop(key, None)
-                self._held += len(value) + _IN_MEMORY - (0 if old is None else len(old) + _IN_MEMORY)
-                self._entries[key] = value
+                if old is not None:
+                    self._held -= len(old) + _IN_MEMORY
+                if len(value) + _IN_MEMORY <= self.max_bytes:  # else all others would have to go, and then it
+                    self._held += len(value) + _IN_MEMORY
+                    self._entries[key] = value
             while self._held > self.max_bytes:
                 _, value = self._entries.popitem(last=False)
                 self._held -= len(value) + _IN_MEMORY
@@ -109,18 +113,19 @@ class MemoryStore:
 class DiskStore:
     """Keeps entries in a file, for several processes and the next run; what was not used for long goes first.
 
-    The file holds scores, details and hashes: no query and no text. It is made for its owner alone (mode 0600), as are the
-    folders above it. Safe under threads and after a fork; killed at any moment, it stays usable.
+    The file holds scores, details and hashes: no query and no text. It is made for its owner alone (mode 0600), and so is the
+    folder that it is in, where there is none (0700). Safe under threads; killed at any moment, it stays usable. Safe after a
+    fork; in a child that was forked while another thread's call took more than a second, there is no cache.
 
-    It never raises once it is made. A file that is locked for more than 0.2 s is a miss. A broken one is renamed to `.broken` and
-    begun anew. Where nothing can be written or read (a full disk, no permission, a folder or another program's database in its
-    place) there is no cache. Each kind of failure is logged once.
+    It never raises once it is made. A file that is locked for more than 0.2 s is a miss. A database that is broken is renamed to
+    `.broken` and begun anew. Where nothing can be written or read (a full disk, no permission, a folder or another program's file
+    in its place) there is no cache. Each kind of failure is logged once.
 
     Not for folders that several machines share: SQLite's locks do not hold there.
 
     Args:
         path: The file; made on first use, with its folders. "~" is the home folder.
-        max_bytes: How large the file may become, at least 65,536; an entry takes about 250. SQLite keeps some 4 MB more beside
+        max_bytes: How large the file may become, 65,536 to 2^40; an entry takes about 250. SQLite keeps some 4 MB more beside
             it, in `-wal` and `-shm`.
 
     Raises:
@@ -136,7 +141,7 @@ class DiskStore:
             raise ValueError(f"path must be a file's, not {shown(given)}; for a server write a class with get and put")
         # Absolute: the process may move, and a copy may live in another one.
         self.path = Path(given).expanduser().absolute()
-        self.max_bytes = _checked_bytes(max_bytes, least=_LEAST_FILE)
+        self.max_bytes = _checked_bytes(max_bytes, least=_LEAST_FILE, most=_MOST_FILE)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -204,11 +209,12 @@ class DiskStore:
         if code in _BUSY:
             logger.debug("the cache %s is locked by another process", self.path)
             return
+        ours = self._db is not None
         self._close()
         if code in _BROKEN:
             try:
-                aside = self._put_aside()
-            except OSError as failure:
+                aside = self._put_aside(ours=ours)
+            except (OSError, _NotOursError) as failure:
                 error = failure
             else:
                 if aside is not None:
@@ -219,13 +225,18 @@ class DiskStore:
         kind = (type(error), code)
         if kind not in self._told:
             self._told.add(kind)
-            logger.warning("the cache %s is not used: %s", self.path, error)
+            what = "cannot keep all it is given" if code == sqlite3.SQLITE_FULL else "is not used"
+            logger.warning("the cache %s %s: %s", self.path, what, error)
 
-    def _put_aside(self) -> Path | None:
+    def _put_aside(self, *, ours: bool) -> Path | None:
         """Return what the broken file is called now; None where another has put it aside."""
         with _opening:
             if _identity(self.path) != self._file:
                 return None
+            if not ours:
+                with self.path.open("rb") as file:
+                    if file.read(len(_HEADER)) != _HEADER:
+                        raise _NotOursError("it is no database; give another path, or remove it")
             names = (self.path.with_name(f"{self.path.name}.broken{number or ''}") for number in range(10))
             aside = next((path for path in names if not path.exists()), None)
             if aside is None:
@@ -261,7 +272,7 @@ class DiskStore:
 
 
 class _NotOursError(Exception):
-    """The file is another program's database."""
+    """The file is another program's."""
 
 
 # A row's stamp is how many bytes had been written when it was: what lies more than `max_bytes` behind the newest is removed, and
@@ -305,16 +316,20 @@ def _read(db: sqlite3.Connection, *, keys: Sequence[bytes], max_bytes: int) -> d
 
 def _write(db: sqlite3.Connection, *, items: Mapping[bytes, bytes], max_bytes: int) -> None:
     try:
-        with _transaction(db, "IMMEDIATE"):
-            rows = _stamped(db, items.items())
-            db.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?)", rows)  # noqa: S608
-            db.execute(f"DELETE FROM {_TABLE} WHERE stamp<=?", [rows[-1][0] - max_bytes])  # noqa: S608
+        _insert(db, items, max_bytes)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
             raise
-        with suppress(sqlite3.Error):  # a disk that is full may not even allow that
-            db.execute(f"DELETE FROM {_TABLE} WHERE stamp<=(SELECT (min(stamp)+max(stamp))/2 FROM {_TABLE})")  # noqa: S608
-        raise
+        # The disk is full, or the file is: large entries leave space in its pages, which the stamps do not count.
+        db.execute(f"DELETE FROM {_TABLE} WHERE stamp<=(SELECT (min(stamp)+max(stamp))/2 FROM {_TABLE})")  # noqa: S608
+        _insert(db, items, max_bytes)
+
+
+def _insert(db: sqlite3.Connection, items: Mapping[bytes, bytes], max_bytes: int) -> None:
+    with _transaction(db, "IMMEDIATE"):
+        rows = _stamped(db, items.items())
+        db.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?)", rows)  # noqa: S608
+        db.execute(f"DELETE FROM {_TABLE} WHERE stamp<=?", [rows[-1][0] - max_bytes])  # noqa: S608
 
 
 def _stamped(db: sqlite3.Connection, items: Iterable[tuple[bytes, bytes]]) -> list[tuple[int, bytes, bytes]]:
@@ -351,12 +366,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _checked_bytes(max_bytes: int, *, least: int) -> int:
+def _checked_bytes(max_bytes: int, *, least: int, most: int | None = None) -> int:
     if isinstance(max_bytes, bool) or not hasattr(max_bytes, "__index__"):
         raise TypeError(f"max_bytes must be a whole number, not {shown(max_bytes)}")
     number = operator.index(max_bytes)
     if number < least:
         raise ValueError(f"max_bytes must be at least {least:,}, not {number:,}")
+    if most is not None and number > most:
+        raise ValueError(f"max_bytes must be at most {most:,}, not {number:,}")
     return number
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import getattr_static
 from typing import Literal, NamedTuple, get_args
 
-from rerankx.compose.made import made, title, whole
+from rerankx.compose.made import known_scale, made, title, whole
 from rerankx.errors import OptionError
-from rerankx.interface import Backend, Scale, Scores, out_of_time
+from rerankx.interface import Backend, Scale, Scores, bounded, out_of_time
 from rerankx.sentences import Span, split_windows
 
 Combine = Literal["max", "first", "top3_mean"]
@@ -25,14 +25,16 @@ class Windowed(Backend):
 
     A model reads so many tokens, and what is behind them is cut off. Here a longer text becomes several windows, which end where
     sentences do, and all of them go to the backend in one call. A text that fits one window is scored as without. `details` say
-    which window was the best: {"window": {"start": 120, "end": 480, "number": 2, "of": 7}}, in characters of the text, together
-    with what the backend says of it. A text of which not all windows were scored, since time ran out, is itself not scored.
+    which window was the best: {"window": {"start": 120, "end": 480, "number": 2, "of": 7}}, in characters of the text. What else
+    the backend says there is about that window: spans, say, count from its start. {"cached": True} is said where all windows
+    were. A text of which not all windows were scored, since time ran out, is itself not scored.
 
     Args:
         backend: A name such as "minilm" or "backend:model", or a `Backend`; pointwise. A name takes no options.
         size: The longest window, at least 1, in tokens as the backend counts them. Together with the query it has to fit what the
             model reads: what does not is cut, and counted in `truncated`.
         overlap: How many tokens at most a window shares with the one before, in [0, size / 2]; it begins where a sentence does.
+            None is a quarter of `size`.
         combine: "max", the best window's score; "first", the first window's, which is the only one read; "top3_mean", the mean of
             the best three raw scores, or of as many as there are.
 
@@ -40,14 +42,17 @@ class Windowed(Backend):
         UnknownBackendError: No backend of that name.
         MissingDependencyError: It needs a package that is not installed.
         TypeError: An argument of the wrong type.
-        ValueError: A backend that is not pointwise, a number out of its range, or "top3_mean" where scores are only an order.
-            (Where a model's configuration has to be fetched to know that, `rerank` raises it, as `OptionError`.)
+        ValueError: A backend that is not pointwise or `Windowed` itself, a number out of its range, or "top3_mean" where scores
+            are only an order. (Where a model's configuration has to be fetched to know that, `rerank` raises it, as
+            `OptionError`.)
     """
 
     name = "windowed"
     pointwise = True
 
-    def __init__(self, backend: str | Backend, *, size: int = 200, overlap: int = 50, combine: Combine = "max") -> None:
+    def __init__(
+        self, backend: str | Backend, *, size: int = 200, overlap: int | None = None, combine: Combine = "max"
+    ) -> None:
         self.backend = made("backend of windows", backend)
         if not self.backend.pointwise:
             name = self.backend.name
@@ -55,15 +60,19 @@ class Windowed(Backend):
                 f"windows need a backend that is pointwise: the scores of {name!r} depend on the other texts, and windows are not"
                 " the texts; put the windows inside, as in Fallback(Windowed('minilm'), 'embedded')"
             )
+        if isinstance(self.backend, Windowed):
+            raise ValueError(
+                "a backend that is 'windowed' already takes no windows around it: only one of the two could say which was the"
+                " best; pass its .backend"
+            )
         if combine not in get_args(Combine):
             raise ValueError(f"combine must be one of {', '.join(get_args(Combine))}, not {combine!r}")
         self.size = whole("size", size)
-        self.overlap = whole("overlap", overlap, low=0)
+        self.overlap = self.size // 4 if overlap is None else whole("overlap", overlap, low=0)
         if self.overlap > self.size // 2:
             raise ValueError(f"overlap must be at most half of size, here {self.size // 2}, not {self.overlap}")
         self.combine: Combine = combine
-        # A property may have to fetch something: that is left for later.
-        if isinstance(scale := getattr_static(self.backend, "scale", None), Scale):
+        if (scale := known_scale(self.backend)) is not None:
             self._check(scale)
 
     @property
@@ -96,9 +105,14 @@ class Windowed(Backend):
         return self._joined(texts, cut, self.backend.score(query, windows) if windows else None)
 
     async def _ascore(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
-        from asyncio import to_thread
+        from asyncio import CancelledError, to_thread
 
-        cut = await to_thread(self._cut, texts)  # a tokenizer may have to be fetched, and long texts take their time
+        with bounded(math.inf) as bound:
+            try:  # a tokenizer may have to be fetched, and long texts take their time
+                cut = await to_thread(self._cut, texts)
+            except CancelledError:
+                bound.end = -math.inf  # the thread goes on, but cuts no more
+                raise
         windows = list(cut.windows)
         return self._joined(texts, cut, await self.backend.ascore(query, windows) if windows else None)
 
@@ -152,9 +166,12 @@ class Windowed(Backend):
         number = max(range(len(there)), key=there.__getitem__)  # the first of equals
         best = sorted(there, reverse=True)[: 3 if self.combine == "top3_mean" else 1]
         start, end = read[number]
-        details = (scores.details and scores.details[indices[number]]) or {}
-        window = {"start": start, "end": end, "number": number + 1, "of": len(spans)}
-        return _Text(sum(best) / len(best), {**details, "window": window}, indices[number], was_cut)
+        told = [(scores.details and scores.details[i]) or {} for i in indices]
+        details = dict(told[number])
+        if not all(one.get("cached") for one in told):
+            details.pop("cached", None)
+        details["window"] = {"start": start, "end": end, "number": number + 1, "of": len(spans)}
+        return _Text(sum(best) / len(best), details, indices[number], was_cut)
 
     def _check(self, scale: Scale) -> None:
         if self.combine == "top3_mean" and not scale.absolute:

@@ -699,9 +699,17 @@ class TestCopies:
 
 class TestFingerprint:
     @pytest.mark.parametrize(
-        "changed", [{"model": BY_UNIT}, {"base_url": "http://other"}, {"max_tokens_per_doc": 5}], ids=repr
+        "changed",
+        [
+            {"model": BY_UNIT},
+            {"base_url": "http://other"},
+            {"max_tokens_per_doc": 5},
+            {"relevant_spans": True},
+            {"relevant_spans": {"max_spans": 2}},
+        ],
+        ids=repr,
     )
-    def test_changes_with_what_changes_a_score(self, changed):
+    def test_changes_with_what_changes_a_score_or_its_spans(self, changed):
         assert asked(
             **{"url": None, **changed} if "base_url" not in changed else {"url": "http://other"}
         ).fingerprint != (asked(None).fingerprint)

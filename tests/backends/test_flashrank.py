@@ -45,6 +45,7 @@ from rerankx import (
 from rerankx.backends import flashrank as module
 from rerankx.backends.flashrank import DEFAULT, REPOSITORY, FlashRank
 from rerankx.catalogue import FLASHRANK
+from rerankx.engines.files import digest
 from rerankx.interface import Backend, Scale, Usage, deadline
 from rerankx.testing import BackendContract
 
@@ -828,6 +829,18 @@ def test_a_fingerprint_knows_the_file(folder, tmp_path):
     assert FlashRank(folder, max_tokens=64).fingerprint != first
     save_graph(lively(bert(seed=5, width=16)), folder, FLASHRANK[TINY].onnx_file)
     assert FlashRank(folder).fingerprint != first
+
+
+def test_a_fingerprint_reads_the_files_once_and_again_after_a_download(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(module, "digest", lambda path: read.append(path) or digest(path))
+    backend = FlashRank(folder)
+    prints = {backend.fingerprint for _ in range(3)}
+    assert len(prints) == 1
+    assert len(read) == len(set(read))
+    save_graph(lively(bert(seed=5, width=16)), folder, FLASHRANK[TINY].onnx_file)
+    backend.download()
+    assert backend.fingerprint not in prints
 
 
 @pytest.mark.parametrize(("name", "engine"), [(TINY, "onnx"), (MULTI, "onnx"), (MINI, "onnx"), (TINY, "flashrank")])

@@ -23,6 +23,7 @@ from rerankx import (
     Scale,
     Scores,
     Usage,
+    Windowed,
 )
 from rerankx.compose.cached import Cached, _Patience
 from rerankx.compose.stores import DiskStore, MemoryStore
@@ -328,6 +329,15 @@ def test_what_is_kept_is_not_changed_by_who_gets_it(store):
         assert details["first"] == ["a", None, 0.1]
         details["first"].append("mine")
         details["letters"] = "mine"
+
+
+def test_equal_texts_have_details_of_their_own():
+    for inner in (Telling(), Fixed(details=[{"same": 1}])):
+        backend = Cached(inner)
+        for _ in range(2):
+            one, other = backend.score("q", ["a", "a"]).details
+            assert one == other
+            assert one is not other
 
 
 def test_scores_of_another_scale_are_neither_kept_nor_joined(ask):
@@ -697,8 +707,37 @@ def test_an_error_says_what_was_paid_before_it():
     inner.entered()
     inner.open.set()
     assert str(first.result(WAIT)) == "down"
-    assert second.result(WAIT) is error
-    assert error.usage == Usage(calls=2, cost_usd=0.5)
+    told = second.result(WAIT)
+    assert (type(told), str(told), told.usage) == (BackendError, "down again", Usage(calls=2, cost_usd=0.5))
+    assert error.usage == Usage(calls=1)  # the backend may raise it again
+
+
+def test_an_error_says_what_was_paid_for_an_answer_on_another_scale(ask):
+    other = Scores([2.0], scale=Scale.LOGIT, usage=Usage(calls=1))
+    inner = Gate(Scores([1.0]), other, BackendError("down"))
+    inner.open.set()
+    backend = Cached(inner)
+    ask(backend, ["a"])
+    with pytest.raises(BackendError, match="down") as raised:
+        ask(backend, ["a", "bb"])
+    assert raised.value.usage == Usage(calls=1)
+
+
+@pytest.mark.parametrize("first", [Scale.UNKNOWN, Scale.LOGIT])
+def test_two_answers_of_one_call_are_not_joined_where_one_is_on_another_scale(first):
+    """Own texts are scored; then the pair that was waited for comes to nothing, and is asked for apart."""
+    other = {"scale": Scale.LOGIT, "degraded": "incomplete"}
+    inner = Gate(BackendError("down"), Scores([9.0], scale=first), Scores([1.0], **other), Scores([1.0, 2.0], **other))
+    backend = Cached(inner)
+    down = together(in_thread(backend, ["a"]))[0]
+    inner.entered()
+    second = together(in_thread(backend, ["a", "bbb"]))[0]
+    inner.entered()
+    inner.open.set()
+    assert str(down.result(WAIT)) == "down"
+    scores = second.result(WAIT)
+    assert (scores.values, scores.scale) == ((1.0, 2.0), Scale.LOGIT)
+    assert inner.asked[1:] == [("bbb",), ("a",), ("a", "bbb")]
 
 
 def test_where_every_call_fails_everybody_gets_the_error():
@@ -771,6 +810,43 @@ def test_who_waits_waits_no_longer_than_his_own_deadline(kind):
     inner.open.set()
     assert isinstance(second.result(WAIT), DeadlineError)
     assert first.result(WAIT).values == (1.0,)
+
+
+@pytest.mark.parametrize("kind", [in_thread, in_loop])
+def test_who_waits_has_time_left_to_ask_himself(kind):
+    class Timed(Gate):
+        def _begin(self, texts):
+            assert remaining_s() is None or remaining_s() > 0
+            return super()._begin(texts)
+
+    inner = Timed()
+    backend = Cached(inner)
+    first = together(in_thread(backend, ["a"]))[0]
+    inner.entered()
+
+    def hurried():
+        with deadline(1):
+            return kind(backend, ["a"])()
+
+    second = together(hurried)[0]
+    inner.entered()
+    inner.open.set()
+    assert second.result(WAIT).values == first.result(WAIT).values == (1.0,)
+
+
+def test_a_thread_that_waits_for_a_task_does_not_starve_it(monkeypatch):
+    """The windows' second step needs the one thread of the pool, in which somebody waits for those windows."""
+    monkeypatch.setattr("rerankx.compose.cached._WAIT_FOR_A_TASK_S", 0.05, raising=False)
+    backend = Cached(Windowed(FakeBackend()))
+
+    async def run():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        task = asyncio.ensure_future(backend.ascore("q", ["q"]))
+        while not backend._here._flights:
+            await asyncio.sleep(0)
+        return await asyncio.wait_for(asyncio.gather(task, asyncio.to_thread(backend.score, "q", ["q"])), WAIT)
+
+    assert [scores.values for scores in asyncio.run(run())] == [(1.0,)] * 2
 
 
 def test_a_call_that_holds_up_the_loop_does_not_wait_for_a_task_of_it():
@@ -903,3 +979,14 @@ def test_a_name_and_a_path_will_do(tmp_path):
     assert scores[0].values == scores[1].values
     assert scores[1].usage == Usage(cache_hits=2)
     assert scores[1].details[0] == {**scores[0].details[0], "cached": True}
+
+
+def test_a_store_that_returns_text_is_told_of_once_and_passed_over(caplog):
+    class Text(MemoryStore):
+        def get(self, keys):
+            return {key: value.decode("latin-1") for key, value in super().get(keys).items()}
+
+    cached = Cached(FakeBackend(), Text())
+    for _ in range(3):
+        assert cached.score("a", ["a", "b"]).usage.cache_hits == 0
+    assert caplog.messages == ["the store of the cached fake:word-overlap returned str; expected bytes"]

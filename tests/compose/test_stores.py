@@ -21,6 +21,7 @@ import pytest
 
 from rerankx.compose.stores import DiskStore, MemoryStore
 
+HEADER = b"SQLite format 3\0"
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -122,6 +123,13 @@ def test_what_is_larger_than_the_memory_is_not_kept():
         assert store.get([key(1)]) == {}
     with pytest.raises(ValueError, match="at least 0"):
         MemoryStore(max_bytes=-1)
+
+
+def test_what_is_larger_than_the_memory_drives_nothing_out():
+    store = MemoryStore(max_bytes=10_000)
+    store.put(items(range(20)))
+    store.put({key(1): bytes(10_000), key(99): bytes(10_000)})
+    assert store.get([key(i) for i in range(100)]) == items(set(range(20)) - {1})  # the old value of 1 is none any more
 
 
 def test_the_memory_that_is_counted_is_what_is_taken():
@@ -243,6 +251,14 @@ def test_what_is_no_path_is_refused():
             DiskStore(wrong)
     with pytest.raises(ValueError, match="at least 65,536"):
         DiskStore("x.db", max_bytes=100)
+    with pytest.raises(ValueError, match="at most 1,099,511,627,776"):
+        DiskStore("x.db", max_bytes=10**30)
+
+
+def test_the_largest_file_is_no_problem(path):
+    store = DiskStore(path, max_bytes=2**40)
+    store.put(items([1]))
+    assert store.get([key(1)]) == items([1])
 
 
 def test_the_file_stays_within_its_size_and_keeps_the_latest(path):
@@ -254,6 +270,17 @@ def test_the_file_stays_within_its_size_and_keeps_the_latest(path):
     latest = [key(i) for i in range(19_500, 20_000)]
     assert len(store.get(latest)) == 500
     assert store.get([key(i) for i in range(10_000)]) == {}
+
+
+@pytest.mark.parametrize("size", [1_400, 2_100, 5_000])
+def test_large_entries_are_kept_too(path, size, warnings):
+    store = DiskStore(path, max_bytes=2**18)
+    for i in range(400):
+        store.put(items([i], size=size))
+        assert store.get([key(i)]) == items([i], size=size)
+    store.close()
+    assert path.stat().st_size <= 2**18
+    assert warnings() == []
 
 
 def test_in_a_file_what_is_used_stays_while_others_go(path):
@@ -269,6 +296,8 @@ def test_entries_that_do_not_fit_at_once_do_no_harm(path, warnings):
     store = DiskStore(path, max_bytes=2**16)
     store.put(items(range(10)))
     store.put(items(range(100, 104), size=2**16))
+    (warning,) = warnings()
+    assert "cannot keep all it is given" in warning
     store.put(items([5]))
     assert store.get([key(5)]) == items([5])
     store.close()
@@ -293,9 +322,9 @@ def test_a_database_that_is_locked_is_a_miss_and_no_warning(path, warnings):
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"not a database at all, but long enough to be looked at" * 100, b"SQLite format 3\0" + bytes(5_000)]
+    "garbage", [HEADER + b"no page of a database, but long enough to be looked at" * 100, HEADER + bytes(5_000)]
 )
-def test_a_file_of_garbage_is_put_aside_and_begun_anew(path, garbage, warnings):
+def test_a_broken_database_is_put_aside_and_begun_anew(path, garbage, warnings):
     path.parent.mkdir()
     path.write_bytes(garbage)
     store = DiskStore(path)
@@ -308,15 +337,42 @@ def test_a_file_of_garbage_is_put_aside_and_begun_anew(path, garbage, warnings):
     assert str(path) in warning
 
 
+@pytest.mark.parametrize("content", [b"notes", b"my important notes " * 100, random.Random(0).randbytes(8_192)])
+def test_a_file_that_never_was_a_database_is_left_alone(path, content, warnings):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    store = DiskStore(path)
+    for _ in range(3):
+        store.put(items([1]))
+        assert store.get([key(1)]) == {}
+    assert [file.name for file in path.parent.iterdir()] == ["scores.db"]
+    assert path.read_bytes() == content
+    (warning,) = warnings()
+    assert "it is no database; give another path" in warning
+
+
+def test_a_file_that_loses_its_header_while_it_is_open_is_put_aside(path, warnings):
+    first = DiskStore(path)
+    first.put(items(range(2_000), size=100))
+    first.close()
+    store = DiskStore(path)
+    store.get([key(1)])
+    path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
+    store.get([key(i) for i in range(2_000)])
+    store.put(items([1]))
+    assert store.get([key(1)]) == items([1])
+    assert path.with_name("scores.db.broken").exists()
+
+
 def test_what_was_put_aside_is_never_overwritten(path, warnings):
     path.parent.mkdir()
     for i in range(12):
-        path.write_bytes(b"garbage number %d, which is no database and never was " % i * 20)
+        path.write_bytes(HEADER + b"garbage number %d, which is no database and never was " % i * 20)
         store = DiskStore(path)
         store.get([key(1)])
     aside = sorted(path.parent.glob("*.broken*"))
     assert len(aside) == 10
-    assert aside[0].read_bytes().startswith(b"garbage number 0,")
+    assert aside[0].read_bytes().startswith(HEADER + b"garbage number 0,")
     assert store.get([key(1)]) == {}
     assert "remove the .broken files" in warnings()[-1]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rerankx import Backend, BackendError, Fallback, OptionError, Reranker, Scale, Scores, Usage, Windowed
 from rerankx.backends.cross_encoder import CrossEncoder
+from rerankx.compose.cached import Cached
 from rerankx.interface import deadline
 from rerankx.testing import BackendContract, FakeBackend, word_overlap
 
@@ -220,12 +221,41 @@ def test_it_copies_and_pickles():
         assert twin.fingerprint == windowed.fingerprint
 
 
-def test_windows_of_windows_are_told_in_the_text_that_came():
-    text = "One two. " * 30 + "best. " + "Six seven. " * 30
-    scores = scored(Windowed(Marked(), size=10, overlap=0), text, size=40, overlap=0)
-    window = scores.details[0]["window"]
-    assert "best." in text[window["start"] : window["end"]].split()
-    assert window["of"] == 5
+def test_windows_of_windows_are_refused():
+    with pytest.raises(ValueError, match=r"'windowed' already takes no windows around it.*pass its \.backend"):
+        Windowed(Windowed(Marked()))
+
+
+def test_a_text_is_from_a_cache_if_all_its_windows_are():
+    backend = Windowed(Cached(Marked()), size=3, overlap=0)
+    told = [
+        backend.score(QUERY, [text]).details[0]
+        for text in ("One fair. Two best.", "One fair. Two best.", "Two best. Five poor.", "Two best. Five poor.")
+    ]
+    assert [detail.get("cached") for detail in told] == [None, True, None, True]
+    assert {detail["marks"] for detail in told} == {4.0}
+
+
+def test_once_it_is_cancelled_no_more_texts_are_cut():
+    begun, on, cut = threading.Event(), threading.Event(), []
+
+    class Slow(FakeBackend):
+        def token_spans(self, text):
+            cut.append(text)
+            begun.set()
+            assert on.wait(20)
+            return super().token_spans(text)
+
+    async def run():
+        task = asyncio.ensure_future(Windowed(Slow()).ascore(QUERY, ["one", "two", "six"]))
+        assert await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        on.set()
+
+    asyncio.run(run())  # at its end the threads have ended
+    assert cut == ["one"]
 
 
 class Late(FakeBackend):
@@ -297,3 +327,7 @@ def test_a_cross_encoder_reads_a_long_text_whole(tmp_path):
     best = backend.score(QUERY, [text[window["start"] : window["end"]]])
     assert windowed.values[0] == pytest.approx(best.values[0], abs=1e-5)
     assert windowed.usage.input_tokens > len(backend.token_spans(text))
+
+
+def test_the_overlap_is_a_quarter_unless_it_is_given():
+    assert [Windowed("embedded", size=size).overlap for size in (200, 80, 3)] == [50, 20, 0]

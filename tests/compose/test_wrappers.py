@@ -75,7 +75,7 @@ POINTWISE_ONLY = {"cached", "windowed"}
 
 def legal(outer: str, inner: Backend) -> bool:
     if outer in POINTWISE_ONLY:
-        return inner.pointwise
+        return inner.pointwise and (outer, inner.name) != ("windowed", "windowed")
     if outer == "fusion, weighted":
         return inner.scale.kind != "rank"
     return outer != "fusion, mean" or inner.scale == Fake().scale
