@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankx import Backend, Hit, Ranking, Reranker, Scale
+from rerankx import Backend, Hit, Ranking, Reranker, Scale, after
 from rerankx.after import drop_near_duplicates, fill_budget, lost_in_the_middle, mmr
 from rerankx.backends.embedded import Embedded
 
@@ -179,6 +179,32 @@ def test_a_few_words_at_the_end_of_a_long_text_weigh_little():
     head = "The terms of this contract apply to all goods. " * 25
     assert len(Embedded().token_spans(head)) == 250  # what is behind it is a part of its own
     assert len(drop_near_duplicates(ranking_of([head, head + "Cats sleep."]))) == 1
+
+
+def test_a_long_text_is_the_mean_of_its_parts_by_their_tokens(monkeypatch):
+    read = []
+
+    class Words:
+        """Each part points in a direction of its own."""
+
+        def token_spans(self, text):
+            return [(i, i + 2) for i in range(0, len(text), 3)]
+
+        def embed(self, parts):
+            read.extend(parts)
+            return np.eye(len(parts))
+
+    monkeypatch.setattr(after, "_embedded", Words)
+    words = [f"{i:02}" for i in range(100)] * 6
+    vectors = after._embedded_vectors([" ".join(words), "short"])
+    assert read == [" ".join(words[:250]), " ".join(words[250:500]), " ".join(words[500:]), "short"]
+    assert vectors.tolist() == [[250, 250, 100, 0], [0, 0, 0, 2]]
+
+
+def test_texts_without_a_token_are_alike():
+    nothing = ["\u200b", "\u200b\u200b"]
+    assert [len(Embedded().token_spans(text)) for text in nothing] == [0, 0]
+    assert ranks(drop_near_duplicates(ranking_of([*nothing, "Cats sleep."]))) == [1, 3]
 
 
 # mmr
@@ -353,6 +379,16 @@ def test_each_text_is_embedded_once_and_as_a_list():
     drop_near_duplicates(ranking, embed=embed)
     mmr(ranking, embed=embed)
     assert asked == [["x", "y"]] * 2
+
+
+def test_an_embedding_may_do_with_its_list_what_it_likes():
+    def embed(texts):
+        n = len(texts)
+        texts.clear()
+        return np.eye(n)
+
+    assert ranks(drop_near_duplicates(ranking_of("abc"), embed=embed)) == [1, 2, 3]
+    assert ranks(mmr(ranking_of("abc"), embed=embed)) == [1, 2, 3]
 
 
 def test_very_large_and_very_small_vectors_are_compared_all_the_same():

@@ -73,7 +73,7 @@ def test_what_comes_after_does_what_is_said(capsys):
     assert len(rows) == 4
 
 
-def test_the_cosine_of_texts_that_differ_in_a_price_is_as_stated():
+def test_texts_that_differ_in_a_price_are_near_duplicates_by_default_and_a_paraphrase_is_none():
     """The texts of which `drop_near_duplicates` and the guide tell."""
     text = (
         "The annual plan costs {} dollars per seat and year, billed at the start of the term;"

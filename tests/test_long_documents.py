@@ -2,6 +2,7 @@ import asyncio
 import pickle
 import re
 import threading
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,8 @@ from rerankx import (
     arerank_then_chunk,
     rerank_then_chunk,
 )
+from rerankx.after import fill_budget
+from rerankx.compose.cached import Cached
 from rerankx.interface import remaining_s
 from rerankx.long_documents import Chunk
 from rerankx.testing import FakeBackend
@@ -163,8 +166,20 @@ def test_what_both_rankings_took_is_told():
             values = super()._score(query, texts)
             return Scores(values, usage=Usage(calls=1), cut=[True] * len(texts), attempts=[Attempt("a", "b")])
 
-    ranking = chunked([ANSWER], reranker=Costly())
+    heard = []
+    ranking = chunked([ANSWER], reranker=Reranker(Costly(), on_ranking=heard.append))
     assert (ranking.usage.calls, ranking.truncated, len(ranking.attempts)) == (2, 2, 2)
+    assert ranking.elapsed_ms == heard[0].elapsed_ms + heard[1].elapsed_ms > 0
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_it_is_degraded_where_either_ranking_is(late):
+    class Late(Words):
+        def _score(self, query, texts, *, top_n=None):
+            values = super()._score(query, texts, top_n=top_n)
+            return Scores([0.5, None], degraded="deadline") if len(self.calls) == late else values
+
+    assert chunked([FILLER, ANSWER], reranker=Late()).degraded == "deadline"
 
 
 def test_the_reranker_keeps_its_ways_and_stays_as_it_was():
@@ -186,7 +201,8 @@ def test_a_fallback_answers_for_both_rankings():
     assert ranking.degraded == "fallback"
 
 
-def test_one_deadline_is_for_both_rankings():
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_one_deadline_is_for_both_rankings(how):
     left = []
 
     class Slow(Words):
@@ -195,7 +211,11 @@ def test_one_deadline_is_for_both_rankings():
             threading.Event().wait(0.05)
             return super()._score(query, texts)
 
-    chunked([ANSWER], reranker=Reranker(Slow(), deadline_s=30))
+    options = {"budget_tokens": 1_000, "reranker": Reranker(Slow(), deadline_s=30)}
+    if how == "sync":
+        rerank_then_chunk(QUERY, [ANSWER], **options)
+    else:
+        asyncio.run(arerank_then_chunk(QUERY, [ANSWER], **options))
     assert left[1] <= left[0] - 0.05
 
 
@@ -205,6 +225,12 @@ def test_windows_that_are_there_are_not_put_in_windows():
     chunked([LONG], reranker=windowed)
     assert max(words(text) for call in backend.calls for text in call.texts) <= 20
     assert chunked([LONG], reranker=windowed).model == windowed.model
+
+
+def test_windows_behind_a_cache_are_seen():
+    backend = Words()
+    chunked([LONG], reranker=Cached(Windowed(backend, size=600, overlap=0)))
+    assert max(words(text) for text in backend.calls[0].texts) > 200
 
 
 def test_a_backend_that_compares_texts_reads_whole_documents():
@@ -223,6 +249,42 @@ def test_what_comes_after_a_ranking_keeps_its_order():
     documents = ["a refund does take long", "how long does a refund", "long refund"]
     ranking = chunked(documents, 8, Reranker(Words(), after=[backwards]))
     assert [hit.rank for hit in ranking] == [3, 1]  # filled from the best one on
+
+
+def test_what_comes_after_is_for_the_pieces_alone():
+    seen = []
+
+    def step(ranking, top_n=None):
+        seen.append([hit.text for hit in ranking])
+        return ranking
+
+    after = [step, partial(fill_budget, budget_tokens=words(ANSWER), count_tokens=words)]
+    ranking = chunked([LONG], reranker=Reranker(Words(), after=after), chunk_tokens=12)
+    assert [hit.text for hit in ranking] == [ANSWER]
+    assert seen == [[ANSWER, FILLER.strip()]]
+
+
+def test_what_comes_after_has_no_deadline():
+    left = []
+
+    def step(ranking, top_n=None):
+        left.append(remaining_s())
+        return ranking
+
+    chunked([ANSWER], reranker=Reranker(Words(), deadline_s=30, after=[step]))
+    assert left == [None]
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "said"),
+    [
+        (str.split, TypeError, "count_tokens returns must be a whole number"),
+        (lambda _: -5, ValueError, "at least 0, not -5"),
+    ],
+)
+def test_what_is_no_number_of_tokens_is_refused(count, error, said):
+    with pytest.raises(error, match=said):
+        chunked([ANSWER], count_tokens=count)
 
 
 def test_chunks_pickle():

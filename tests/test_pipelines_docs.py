@@ -1,5 +1,6 @@
 """What docs/pipelines.md says is true: its code runs, with a small model of random weights in the place of MiniLM."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -131,8 +132,18 @@ def langchain_bm25():
     return Keywords()
 
 
+@pytest.fixture
+def own_event_loop():
+    # LlamaIndex takes the thread's event loop, or makes one, and leaves it open.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 @pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset:DeprecationWarning")
-def test_in_llamaindex_two_retrievers_are_fused_and_reranked(monkeypatch):
+def test_in_llamaindex_two_retrievers_are_fused_and_reranked(monkeypatch, own_event_loop):
     pytest.importorskip("llama_index.core", reason="needs the extra: pip install 'rerankx[llamaindex]'")
     from llama_index.core import Settings, VectorStoreIndex
     from llama_index.core.base.embeddings.base import BaseEmbedding

@@ -181,6 +181,18 @@ def test_scores_that_are_only_an_order_are_places_among_all():
     assert [hit.score for hit in session.context()] == [1.0, 0.75, 0.5, 0.25]
 
 
+def test_texts_without_a_score_count_among_all_places_and_have_none():
+    session = RerankSession(FakeBackend(score=lambda _, text: len(text), scale=Scale.UNKNOWN), "q")
+    done = session.add(["xxx", " ", "x", ""])
+    assert {hit.text: hit.details["question_score"] for hit in done.ranking} == {
+        "xxx": 1,
+        "x": 0.75,
+        " ": None,
+        "": None,
+    }
+    assert {hit.text: hit.score for hit in session.context()} == {"xxx": 1, "x": 0.75, " ": 0, "": 0}
+
+
 def test_a_round_that_brings_nothing_better_settles():
     session = RerankSession(FakeBackend(), "a b c", watch=2)
     told = [
@@ -193,7 +205,9 @@ def test_a_round_that_brings_nothing_better_settles():
 
 def test_the_details_of_the_backend_stay():
     reply = Scores([0.5], details=[{"window": 3}])
-    done = RerankSession(FakeBackend(reply=reply), "q").add(["x"])
+    session = RerankSession(FakeBackend(reply=reply), "q")
+    done = session.add(["x"])
+    assert session.context()[0].details["window"] == 3
     assert done.ranking[0].details["window"] == 3
     assert "question_score" in done.ranking[0].details
 
@@ -232,6 +246,24 @@ def test_of_equal_texts_in_a_round_the_best_place_counts():
     session = RerankSession(FakeBackend(), "gift")
     session.add(["gift", "museum", "gift"])
     assert [hit.details["rounds"][0]["rank"] for hit in session.context()] == [1, 3]
+
+
+def test_of_equal_texts_the_best_place_counts_wherever_they_stand():
+    session = RerankSession(Reranker(FakeBackend(), after=[lost_in_the_middle]), "gift")
+    done = session.add(["gift", "museum", "museum", "a museum"])
+    assert [hit.rank for hit in done.ranking] == [1, 3, 4, 2]
+    assert {hit.text: hit.details["rounds"][0]["rank"] for hit in session.context()} == {
+        "gift": 1,
+        "museum": 2,
+        "a museum": 4,
+    }
+
+
+def test_of_equal_texts_in_a_round_the_first_object_stays():
+    first, second = Page("1", "gift"), Page("2", "gift")
+    session = RerankSession(FakeBackend(), "gift", key=text_of)
+    session.add([first, second])
+    assert [document.title for document in session.documents] == ["1"]
 
 
 def test_of_equal_texts_the_first_object_stays():
@@ -281,6 +313,8 @@ def test_a_wrong_budget_is_found_out_before_anything_is_scored():
     calls = len(backend.calls)
     with pytest.raises(ValueError, match="budget_tokens must be at least 1, not 0"):
         session.context(budget_tokens=0)
+    with pytest.raises(ValueError, match="pass budget_tokens, too"):
+        session.context(count_tokens=len)
     assert len(backend.calls) == calls
 
 
@@ -334,6 +368,26 @@ def test_a_deadline_leaves_texts_unscored_and_a_later_round_makes_up_for_it():
     assert (done.new, done.changed, done.settled) == (0, 1, False)
     assert [hit.text for hit in session.context()] == ["early", "late"]
     assert session.context().degraded is None
+
+
+def test_a_score_that_was_had_is_not_forgotten_where_a_later_round_has_none():
+    class Forgetting:
+        """A store that keeps nothing, so that each round asks anew."""
+
+        def get(self, keys):
+            return {}
+
+        def put(self, items):
+            pass
+
+    backend = Leaving()
+    session = RerankSession(Cached(backend, Forgetting()), "q")
+    backend.late = False
+    session.add(["late"])
+    backend.late = True
+    done = session.add(["late", "early"])
+    assert {hit.text: hit.details["question_score"] for hit in done.ranking} == {"early": 0.05, "late": 0.04}
+    assert done.changed is None
 
 
 # Backends that see a list

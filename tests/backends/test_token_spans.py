@@ -100,8 +100,51 @@ def test_a_text_without_tokens_has_no_spans(backend):
     assert list(backend.token_spans("")) == []
 
 
-def test_special_tokens_in_a_text_are_its_characters():
-    assert len(Embedded().token_spans("[SEP]")) == 3
+@pytest.fixture
+def own_folder(tmp_path):
+    """A folder with the embedded model's tokenizer, and no weights."""
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    copyfile(DATA / "tokenizer.json", tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [CrossEncoder, FlashRank])
+def test_it_is_the_models_own_tokenizer(own_folder, kind):
+    text = "Unbelievably internationalised refunds, [SEP] and so on."
+    found = kind(own_folder).token_spans(text)
+    assert found == Embedded().token_spans(text)
+    assert found != FakeBackend().token_spans(text)
+
+
+@pytest.mark.parametrize("made", [lambda _: Embedded(), CrossEncoder, FlashRank])
+def test_special_tokens_in_a_text_are_its_characters(own_folder, made):
+    assert made(own_folder).token_spans("[SEP]") == [(0, 1), (1, 4), (4, 5)]
+
+
+@pytest.mark.parametrize("blank", [" ", "\n"])
+def test_what_is_too_long_to_be_read_at_once_is_cut_at_blanks(blank):
+    text = f"refund{blank}" * 20_000
+    cut = list(spans.parts(text))
+    assert "".join(part for _, part in cut) == text
+    assert [text[start : start + len(part)] for start, part in cut] == [part for _, part in cut]
+    assert len(cut) == 3
+    assert all(part.startswith(blank) for _, part in cut[1:])
+    assert max(len(part) for _, part in cut) <= 50_000
+
+
+def test_what_has_no_blanks_is_cut_all_the_same():
+    assert [(start, len(part)) for start, part in spans.parts("x" * 120_000)] == [
+        (0, 50_000),
+        (50_000, 50_000),
+        (100_000, 20_000),
+    ]
+
+
+def test_words_at_a_cut_are_whole():
+    one = Embedded().token_spans("unbelievably")
+    assert len(one) > 1
+    found = Embedded().token_spans("unbelievably " * 5_000)
+    assert found == [(start + 13 * i, end + 13 * i) for i in range(5_000) for start, end in one]
 
 
 @given(st.text(max_size=60))
@@ -148,13 +191,16 @@ def test_a_spoilt_tokenizer_is_told(tmp_path):
             backend.token_spans("text")
 
 
-def test_a_new_version_of_the_model_brings_its_tokenizer(tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text("{}", "utf-8")
-    copyfile(DATA / "tokenizer.json", tmp_path / "tokenizer.json")
-    backend = CrossEncoder(tmp_path)
+@pytest.mark.parametrize("kind", [CrossEncoder, FlashRank])
+@pytest.mark.parametrize("anew", ["download", "close"])
+def test_a_new_version_of_the_model_brings_its_tokenizer(own_folder, kind, anew):
+    backend = kind(own_folder)
     before = backend.token_spans("unbelievably refunded")
-    byte_level().save(str(tmp_path / "tokenizer.json"))
+    byte_level().save(str(own_folder / "tokenizer.json"))
     assert backend.token_spans("unbelievably refunded") == before
-    with pytest.raises(ModelNotFoundError):  # there is no graph
-        backend.download()
+    if anew == "close":
+        backend.close()
+    else:
+        with pytest.raises(ModelNotFoundError):  # there is no graph
+            backend.download()
     assert backend.token_spans("unbelievably refunded") != before

@@ -73,7 +73,8 @@ def test_an_order_for_language_models_is_of_the_best(invoke):
     retriever = rerank(FromList(found=documents(), k=5), FakeBackend(), after=[lost_in_the_middle], top_n=3)
     found = invoke(retriever, QUESTION)
     assert pages(found) == [BEST[0], BEST[2], BEST[1]]
-    assert scores(found) == sorted(scores(found), key=lambda score: -score)[:1] + scores(found)[1:]
+    best, third, second = scores(found)
+    assert best > second > third  # each keeps its own
 
 
 def test_a_top_n_of_the_call_reaches_the_steps(invoke):

@@ -7,6 +7,9 @@ import pytest
 
 pytest.importorskip("llama_index.core", reason="needs the extra: pip install 'rerankx[llamaindex]'")
 
+import scripted
+from llama_index.core import Settings
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llamaindex_stage import BEST, PASSAGES, QUESTION, Overlap, ids, index_of, llm, nodes_of, retrieved
 
@@ -73,6 +76,32 @@ def test_an_order_for_language_models_is_of_the_best(run):
 def test_what_is_no_step_is_refused(after):
     with pytest.raises(TypeError, match="after"):
         Rerank(Overlap(), after=after)
+
+
+class Scripted(CustomLLM):
+    """Puts the passages in order by words in common with the query."""
+
+    @property
+    def metadata(self):
+        return LLMMetadata(model_name="scripted")
+
+    def complete(self, prompt, formatted=False, **kwargs):
+        return CompletionResponse(text=scripted.ranker({"messages": [{"role": "user", "content": prompt}]}))
+
+    def stream_complete(self, prompt, formatted=False, **kwargs):
+        raise NotImplementedError
+
+
+def test_steps_come_after_what_the_llm_of_the_settings_says(run, monkeypatch):
+    reranker = Rerank("listwise", after=[keep_two])
+    monkeypatch.setattr(Settings, "_llm", Scripted())  # later than the reranker was made
+    assert ids(run(reranker, retrieved(), QUERY)) == [f"p{i}" for i in BEST]
+
+
+def test_steps_are_set_once():
+    made = Rerank(Overlap(), after=[keep_two])
+    with pytest.raises(ValueError, match="frozen"):
+        made.after = ()
 
 
 def test_a_reranker_of_the_core_keeps_its_own_steps(run):
