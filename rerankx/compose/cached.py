@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence, Set
-from concurrent.futures import Future, wait
-from contextvars import copy_context
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rerankx.arguments import shown
+from rerankx.compose.flights import (
+    Flight,
+    Landing,
+    Patience,
+    Question,
+    Steps,
+    UnderWay,
+    Work,
+    arun_steps,
+    run_steps,
+    started,
+)
 from rerankx.compose.made import made
 from rerankx.compose.steps import with_usage
-from rerankx.compose.stores import DiskStore, MemoryStore, Store, told_of_forks
+from rerankx.compose.stores import DiskStore, MemoryStore, Store
 from rerankx.errors import BackendError
-from rerankx.interface import Attempt, Backend, Scale, Scores, Usage, remaining_s
+from rerankx.interface import Attempt, Backend, Scale, Scores, Usage
 
 logger = logging.getLogger("rerankx")
 
@@ -30,12 +38,6 @@ T = TypeVar("T")
 
 _FORMAT = b"rerankx-1"  # of keys and values; another number makes all that is kept foreign
 _CHECKSUM_BYTES = 8
-# How long a store may take before the query goes on without it.
-_PATIENCE_S, _LEAST_PATIENCE_S = 1.0, 0.05
-# How long to wait for another's call: one that hangs, or cannot go on before its waiter does (two event loops, each held up by a
-# blocking call that waits for a task of the other), must not hang all who ask for the same. A thread waits less for a task, which
-# may need the place in a pool that the thread waits in.
-_WAIT_S, _WAIT_FOR_A_TASK_S = 30.0, 1.0
 
 
 class Cached(Backend):
@@ -101,7 +103,7 @@ class Cached(Backend):
         self.store = _store(store)
         self.ttl_s = _checked_ttl_s(ttl_s)
         self.namespace = namespace
-        self._here = _UnderWay()
+        self._here = UnderWay()
         self._told: set[str] = set()
 
     @property
@@ -129,13 +131,13 @@ class Cached(Backend):
         return self.backend.token_spans(text)
 
     def _score(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
-        return _run(self._steps(query, texts, in_task=False))
+        return run_steps(self._steps(query, texts, in_task=False))
 
     async def _ascore(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> Scores:
-        return await _arun(self._steps(query, texts, in_task=True))
+        return await arun_steps(self._steps(query, texts, in_task=True))
 
-    def _steps(self, query: str, texts: Sequence[str], *, in_task: bool) -> _Steps[Scores]:
-        scale, keys = yield _Work(partial(self._identify, query, texts))
+    def _steps(self, query: str, texts: Sequence[str], *, in_task: bool) -> Steps[Scores]:
+        scale, keys = yield Work(partial(self._identify, query, texts))
         text_of = dict(zip(keys, texts, strict=True))
         landed = self._here.landed
         cached = self._read((yield from self._look_up(list(text_of))))
@@ -145,7 +147,7 @@ class Cached(Backend):
         # that fails, one after the other would take as long as all of them together.
         waits = 2
         while missing := [key for key in text_of if key not in cached and key not in own]:
-            mine, theirs, known = _Flight(in_task=in_task), dict[bytes, _Flight](), dict[bytes, bytes]()
+            mine, theirs, known = Flight(in_task=in_task), dict[bytes, Flight](), dict[bytes, bytes]()
             try:
                 if waits:
                     theirs = self._here.claim(missing, mine)
@@ -166,7 +168,7 @@ class Cached(Backend):
             finally:
                 self._here.release(mine)
             if theirs:
-                values: Mapping[bytes, bytes] = yield _Landing(set(theirs.values()))
+                values: Mapping[bytes, bytes] = yield Landing(set(theirs.values()))
                 cached |= self._read({key: values[key] for key in theirs if key in values})
                 waits = waits - 1 if all(flight.future.done() for flight in theirs.values()) else 0
         if (cached or len(answers) > 1) and any(scores.scale != scale for scores in answers):
@@ -175,10 +177,10 @@ class Cached(Backend):
             cached, own = {}, dict(zip(text_of, _pairs(scores, list(text_of.values())), strict=True))
         return _joined(keys, cached, own, answers, scale)
 
-    def _ask(self, query: str, texts: Sequence[str], answers: list[Scores]) -> _Steps[Scores]:
+    def _ask(self, query: str, texts: Sequence[str], answers: list[Scores]) -> Steps[Scores]:
         """Return what the backend says, and add it to the answers; what those took, its error tells, too."""
         try:
-            scores: Scores = yield _Question(self.backend, query, texts)
+            scores: Scores = yield Question(self.backend, query, texts)
         except BackendError as error:
             if not answers:
                 raise
@@ -198,25 +200,25 @@ class Cached(Backend):
             keys.append(one.digest())
         return scale, keys
 
-    def _look_up(self, keys: Sequence[bytes]) -> _Steps[dict[bytes, bytes]]:
+    def _look_up(self, keys: Sequence[bytes]) -> Steps[dict[bytes, bytes]]:
         """Return what the store has of the pairs, as it is kept."""
         asked = tuple(keys)
         values: dict[bytes, bytes] | None = yield from self._stored("get", lambda: dict(self.store.get(asked)))
         return {key: values[key] for key in keys if key in values} if values else {}
 
-    def _keep(self, items: Mapping[bytes, bytes]) -> _Steps[None]:
+    def _keep(self, items: Mapping[bytes, bytes]) -> Steps[None]:
         if items:
             yield from self._stored("put", lambda: self.store.put(dict(items)))
 
-    def _stored(self, method: str, work: Callable[[], Any]) -> _Steps[Any]:
+    def _stored(self, method: str, work: Callable[[], Any]) -> Steps[Any]:
         """Return what `work` returns; None where it fails or takes too long."""
         try:
             if isinstance(self.store, MemoryStore):
                 return work()
             if self._here.late is not None and not self._here.late.done():
                 return None  # the store is at it still
-            future = _started(work)
-            if (yield _Patience(future)):
+            future = started(work)
+            if (yield Patience(future)):
                 return future.result()
             self._here.late = future
             self._say_once(f"the store of the cached {self.model} is passed over: {method} takes too long")
@@ -345,197 +347,6 @@ def _unpacked(key: bytes, value: bytes) -> tuple[_Pair, float] | None:
 
 def _checksum(key: bytes, data: bytes) -> bytes:
     return blake2b(data, key=key, digest_size=_CHECKSUM_BYTES, person=_FORMAT).digest()
-
-
-# One query's way is a generator of steps; it is run in a thread or in an event loop.
-
-
-class _Step(Protocol):
-    def run(self) -> object: ...
-    async def arun(self) -> object: ...
-
-
-_Steps = Generator[_Step, Any, T]
-
-
-def _run(steps: _Steps[T]) -> T:
-    try:
-        step = next(steps)
-        while True:
-            try:
-                result = step.run()
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as end:
-        returned: T = end.value
-        return returned
-
-
-async def _arun(steps: _Steps[T]) -> T:
-    try:
-        step = next(steps)
-        while True:
-            try:
-                result = await step.arun()
-            except BaseException as error:  # to be cancelled, too: others may be waiting for what was being scored
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as end:
-        returned: T = end.value
-        return returned
-
-
-class _Work(NamedTuple):
-    """Something that may take a while: texts are hashed, a model's configuration is looked up."""
-
-    work: Callable[[], object]
-
-    def run(self) -> object:
-        return self.work()
-
-    async def arun(self) -> object:
-        return await asyncio.to_thread(self.work)
-
-
-class _Question(NamedTuple):
-    """The backend is asked."""
-
-    backend: Backend
-    query: str
-    texts: Sequence[str]
-
-    def run(self) -> Scores:
-        return self.backend.score(self.query, self.texts)
-
-    async def arun(self) -> Scores:
-        return await self.backend.ascore(self.query, self.texts)
-
-
-class _Patience(NamedTuple):
-    """A store is waited for, but not for long; whether it is done."""
-
-    future: Future[Any]
-
-    def run(self) -> bool:
-        wait([self.future], timeout=self._seconds())
-        return self.future.done()
-
-    async def arun(self) -> bool:
-        await _await({self.future}, self._seconds())
-        return self.future.done()
-
-    def _seconds(self) -> float:
-        left = remaining_s()
-        return _PATIENCE_S if left is None else min(_PATIENCE_S, max(left / 4, _LEAST_PATIENCE_S))
-
-
-class _Flight:
-    """One call's asking about pairs that nobody else is asking about: others who want them wait for what is kept of them."""
-
-    def __init__(self, *, in_task: bool) -> None:
-        self.future: Future[Mapping[bytes, bytes]] = Future()
-        self.future.set_running_or_notify_cancel()  # a task that waits may be cancelled, and must not cancel it for all
-        self.thread, self.in_task = threading.get_ident(), in_task
-        self.keys: Sequence[bytes] = ()
-
-    def land(self, values: Mapping[bytes, bytes]) -> None:
-        """Tell those who wait; the first time counts."""
-        if not self.future.done():
-            self.future.set_result(values)
-
-
-class _Landing(NamedTuple):
-    """Others are waited for; what is kept of theirs, which may be nothing."""
-
-    flights: Set[_Flight]
-
-    def run(self) -> Mapping[bytes, bytes]:
-        # Not for one of this very thread: that is a task of the event loop which this call holds up.
-        others = {flight for flight in self.flights if flight.thread != threading.get_ident()}
-        longest = _WAIT_FOR_A_TASK_S if any(flight.in_task for flight in others) else _WAIT_S
-        wait({flight.future for flight in others}, timeout=self._seconds(longest))
-        return self._values()
-
-    async def arun(self) -> Mapping[bytes, bytes]:
-        await _await({flight.future for flight in self.flights}, self._seconds(_WAIT_S))
-        return self._values()
-
-    def _seconds(self, longest: float) -> float:
-        left = remaining_s()
-        return longest if left is None else min(longest, max(left / 2, 0.0))  # the other half is for asking himself
-
-    def _values(self) -> Mapping[bytes, bytes]:
-        return {key: value for one in self.flights if one.future.done() for key, value in one.future.result().items()}
-
-
-class _UnderWay:
-    """What is going on in this process: flights, and a store's method that takes too long."""
-
-    def __init__(self) -> None:
-        self.landed = 0
-        """How many have landed: who sees it unchanged has missed nothing."""
-        self.late: Future[Any] | None = None
-        self._lock = threading.Lock()
-        self._flights: dict[bytes, _Flight] = {}
-        told_of_forks(self)
-
-    def claim(self, keys: Sequence[bytes], mine: _Flight) -> dict[bytes, _Flight]:
-        """Return the flights of those keys that others are asking about; the rest goes with `mine`."""
-        with self._lock:
-            theirs = {key: self._flights[key] for key in keys if key in self._flights}
-            mine.keys = [key for key in keys if key not in theirs]
-            self._flights |= dict.fromkeys(mine.keys, mine)
-        return theirs
-
-    def release(self, mine: _Flight) -> None:
-        """Let go of what goes with `mine`; if it has not landed, nothing will come of it."""
-        with self._lock:
-            self.landed += 1
-            for key in mine.keys:
-                self._flights.pop(key, None)
-            mine.keys = []
-        mine.land({})
-
-    def before_fork(self) -> None:
-        """Do nothing: the child takes over nothing."""
-
-    def after_fork(self, *, in_child: bool) -> None:
-        """Begin anew in the child, where the threads of all this do not exist."""
-        if in_child:
-            self._lock, self._flights, self.late = threading.Lock(), {}, None
-
-
-def _started(work: Callable[[], T]) -> Future[T]:
-    """Return what comes of the work, done in a thread of its own: a pool's may all be waiting, and would hold up the exit."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-    context = copy_context()
-
-    def run() -> None:
-        try:
-            future.set_result(context.run(work))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="rerankx-cache", daemon=True).start()
-    return future
-
-
-async def _await(futures: Set[Future[Any]], seconds: float) -> None:
-    """Wait until all are done, or for so long."""
-    pending = [asyncio.wrap_future(future) for future in futures if not future.done()]
-    if not pending:
-        return
-    try:
-        await asyncio.wait(pending, timeout=seconds)
-    finally:
-        for one in pending:
-            # One that fails says so to whoever asks the future itself.
-            if not one.cancel() and not one.cancelled():
-                one.exception()
 
 
 def _store(store: object) -> Store:

@@ -25,7 +25,8 @@ from rerankx import (
     Usage,
     Windowed,
 )
-from rerankx.compose.cached import Cached, _Patience
+from rerankx.compose.cached import Cached
+from rerankx.compose.flights import Patience
 from rerankx.compose.stores import DiskStore, MemoryStore
 from rerankx.interface import deadline, out_of_time, remaining_s
 from rerankx.testing import BackendContract, FakeBackend
@@ -543,7 +544,7 @@ def test_a_store_that_hangs_is_not_waited_for_and_left_alone_until_it_is_back(as
 
 
 def test_a_store_may_take_a_quarter_of_the_time_that_is_left():
-    patience = _Patience(Future())
+    patience = Patience(Future())
     assert patience._seconds() == 1
     for seconds, at_most in ((100, 1), (2, 0.5), (1e-9, 0.05)):
         with deadline(seconds):
@@ -836,7 +837,7 @@ def test_who_waits_has_time_left_to_ask_himself(kind):
 
 def test_a_thread_that_waits_for_a_task_does_not_starve_it(monkeypatch):
     """The windows' second step needs the one thread of the pool, in which somebody waits for those windows."""
-    monkeypatch.setattr("rerankx.compose.cached._WAIT_FOR_A_TASK_S", 0.05, raising=False)
+    monkeypatch.setattr("rerankx.compose.flights._WAIT_FOR_A_TASK_S", 0.05, raising=False)
     backend = Cached(Windowed(FakeBackend()))
 
     async def run():
