@@ -33,7 +33,7 @@ from rerankx.backends.cross_encoder import CrossEncoder
 from rerankx.catalogue import CROSS_ENCODERS
 from rerankx.engines.files import ModelFiles
 from rerankx.engines.onnx_engine import OnnxEngine
-from rerankx.interface import Backend, Scale, _bounded, deadline
+from rerankx.interface import Backend, Scale, bounded, deadline
 from rerankx.registry import BUILT_IN
 from rerankx.testing import BackendContract
 
@@ -156,7 +156,7 @@ def test_a_deadline_on_the_way_keeps_what_was_scored_and_says_so(folder):
     backend.score(QUERY, TEXTS)
     engine, runs = backend._engine.get(), []
     real = engine._run
-    with _bounded(math.inf) as bound:
+    with bounded(math.inf) as bound:
 
         def run(session, pairs):
             runs.append(pairs)

@@ -36,7 +36,7 @@ from rerankx import BackendError, ModelNotFoundError, demo
 from rerankx.engines import onnx_engine, pool
 from rerankx.engines.files import ModelFiles
 from rerankx.engines.onnx_engine import OnnxEngine, longest_pair, plan
-from rerankx.interface import _bounded, deadline
+from rerankx.interface import bounded, deadline
 
 QUERY = "how long does a refund take?"
 AWKWARD = {
@@ -290,7 +290,7 @@ def test_a_deadline_on_the_way_leaves_the_shortest_unscored(engine, monkeypatch)
     texts = ["x", *(f"{i} {'word ' * 600}" for i in range(5))]
     alone = engine.logits(QUERY, texts)
     runs, real = [], engine._run
-    with _bounded(math.inf) as bound:
+    with bounded(math.inf) as bound:
 
         def run(session, pairs):
             runs.append(len(pairs))
