@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rerankx.compose.cached import Cached as Cached
+    from rerankx.compose.calibrated import Calibrated as Calibrated
     from rerankx.compose.cascade import Cascade as Cascade
     from rerankx.compose.fallback import Fallback as Fallback
     from rerankx.compose.floor import Floor as Floor
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "rerankx.compose.cached": ("Cached",),
+    "rerankx.compose.calibrated": ("Calibrated",),
     "rerankx.compose.cascade": ("Cascade",),
     "rerankx.compose.fallback": ("Fallback",),
     "rerankx.compose.floor": ("Floor",),

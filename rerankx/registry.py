@@ -47,7 +47,9 @@ class Entry:
     """For a preset: the options it stands for; who names it may give others."""
 
 
-_WRAPPERS = {name.lower(): name for name in ("Cached", "Cascade", "Fallback", "Floor", "Fusion", "Windowed")}
+_WRAPPERS = {
+    name.lower(): name for name in ("Cached", "Calibrated", "Cascade", "Fallback", "Floor", "Fusion", "Windowed")
+}
 
 _ONNX = ("numpy", "onnxruntime", "tokenizers", "huggingface_hub")
 

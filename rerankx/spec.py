@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 from rerankx import registry
 from rerankx.after import drop_near_duplicates, fill_budget, lost_in_the_middle, mmr
 from rerankx.compose.cached import Cached
+from rerankx.compose.calibrated import Calibrated, Calibration
 from rerankx.compose.cascade import Cascade
 from rerankx.compose.fallback import Fallback
 from rerankx.compose.floor import Floor
@@ -66,6 +67,7 @@ class _Wrapper(NamedTuple):
 
 _WRAPPERS: Mapping[str, _Wrapper] = {
     "cached": _Wrapper(Cached, one=("backend",)),
+    "calibrated": _Wrapper(Calibrated, one=("backend",)),
     "cascade": _Wrapper(Cascade, several=("stages",)),
     "fallback": _Wrapper(Fallback, several=("backends",)),
     "floor": _Wrapper(Floor, one=("backend", "floor")),
@@ -97,9 +99,10 @@ def from_spec(spec: Mapping[str, Plain] | str | os.PathLike[str]) -> Reranker:
         from_spec("pipeline.yaml")
 
     Its names are "backend", "fallback", "on_error", "deadline_s" and "after". A backend is a name, "minilm" or "backend:model",
-    or {name: options}; the wrappers go by "cascade", "fusion", "fallback", "floor", "windowed" and "cached", with the arguments
-    of their classes; a cache's `store` is a path, or {"path": ..., "max_bytes": ...}, without a path in memory. A relative path
-    begins where the process stands. Steps that come after are names of functions in `rerankx.after`, or {name: options}.
+    or {name: options}; the wrappers go by "cascade", "fusion", "fallback", "floor", "windowed", "cached" and "calibrated", with
+    the arguments of their classes; a cache's `store` is a path, or {"path": ..., "max_bytes": ...}, without a path in memory. A
+    relative path begins where the process stands. Steps that come after are names of functions in `rerankx.after`, or {name:
+    options}.
 
     There are no secrets in a spec: backends read their keys from the environment, by their own variables or by
     {"api_key": {"env": "MY_KEY"}}. A spec decides what is loaded and where texts are sent: take it only from those who may
@@ -179,11 +182,12 @@ def _wrapper(wrapper: _Wrapper, options: dict[str, Any], path: str) -> Backend:
     for name in wrapper.one:
         if name in options and (name, options[name]) != ("floor", "input_order"):
             made[name] = _backend(options[name], f"{path}.{name}")
-    for name in (*wrapper.one[:1], *wrapper.several):
+    needed = {**dict.fromkeys(wrapper.one[:1], "a backend"), **dict.fromkeys(wrapper.several, "a list of backends")}
+    if wrapper.kind is Calibrated:
+        needed["calibrator"] = "the path of its file, or what is in that"
+    for name, what in needed.items():
         if name not in options:
-            raise SpecError(
-                f"{path}: it needs {name!r}, {'a list of backends' if name in wrapper.several else 'a backend'}"
-            )
+            raise SpecError(f"{path}: it needs {name!r}, {what}")
     for name in wrapper.several:
         made[name] = [
             _backend(one, f"{path}.{name}[{i}]") for i, one in enumerate(_listed(options[name], f"{path}.{name}"))
@@ -388,9 +392,7 @@ def _written_wrapper(backend: Backend, wrapper: _Wrapper, path: str) -> dict[str
             if value is not None:  # a floor's input order
                 written[name] = _written(value, f"{path}.{name}")
         else:
-            value = (
-                _written_store(value) if type(value) in (MemoryStore, DiskStore) else _plain(value, f"{path}.{name}")
-            )
+            value = _plain(_as_declared(value), f"{path}.{name}")
             if value != parameter.default and not _says_nothing(value):
                 written[name] = value
     if (
@@ -400,6 +402,12 @@ def _written_wrapper(backend: Backend, wrapper: _Wrapper, path: str) -> dict[str
     ):
         raise SpecError(f"{path}.min_scores: two of the backends are the same, so that a threshold cannot name one")
     return written
+
+
+def _as_declared(value: Any) -> Any:
+    if type(value) in (MemoryStore, DiskStore):
+        return _written_store(value)
+    return value.to_dict() if isinstance(value, Calibration) else value
 
 
 def _written_store(store: Any) -> Plain:

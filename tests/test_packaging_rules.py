@@ -170,6 +170,7 @@ def test_the_public_names_are_these():
         "BackendError",
         "BudgetError",
         "Cached",
+        "Calibrated",
         "Cascade",
         "DeadlineError",
         "DiskStore",

@@ -14,6 +14,7 @@ import rerankx.spec
 from rerankx import (
     AuthenticationError,
     Cached,
+    Calibrated,
     Cascade,
     DiskStore,
     Fallback,
@@ -28,6 +29,8 @@ from rerankx import (
     to_spec,
 )
 from rerankx.after import drop_near_duplicates, fill_budget, lost_in_the_middle, mmr
+from rerankx.backends.embedded import Embedded
+from rerankx.compose.calibrated import Calibration
 from rerankx.testing import FakeBackend
 
 QUERY = "how long does a refund take"
@@ -141,6 +144,24 @@ def test_a_reranker_comes_back_equal(made, monkeypatch):
 def test_fingerprints_come_back_equal():
     reranker = Reranker(Cascade([Windowed("embedded"), Fusion(["retrieval", "embedded"])], keep=3))
     assert from_spec(to_spec(reranker)).backend.fingerprint == reranker.backend.fingerprint
+
+
+def test_a_calibration_is_written_whole_and_read_from_a_file(tmp_path):
+    backend = Embedded()
+    curve = Calibration(
+        method="platt", scale=backend.scale, fingerprint=backend.fingerprint, corpus="help", slope=9.0, intercept=-4.0
+    )
+    curve.save(tmp_path / "help.json")
+    reranker = Reranker(Calibrated(backend, curve))
+    inline = from_spec(json.loads(json.dumps(to_spec(reranker))))
+    by_file = from_spec({"backend": {"calibrated": {"backend": "embedded", "calibrator": str(tmp_path / "help.json")}}})
+    expected = [hit.score for hit in reranker.rerank(QUERY, TEXTS, min_score=0.1)]
+    assert expected
+    for again in (inline, by_file):
+        assert [hit.score for hit in again.rerank(QUERY, TEXTS, min_score=0.1)] == expected
+        assert to_spec(again) == to_spec(reranker)
+    with pytest.raises(SpecError, match=r"backend\.calibrated: it needs 'calibrator'"):
+        from_spec({"backend": {"calibrated": {"backend": "embedded"}}})
 
 
 def test_a_store_on_disk_is_written_by_its_path(tmp_path):
@@ -424,6 +445,7 @@ def test_every_wrapper_and_every_option_of_it_can_be_declared():
     from rerankx.spec import _WRAPPERS
 
     classes = {
+        "calibrated": Calibrated,
         "cached": Cached,
         "cascade": Cascade,
         "fallback": Fallback,

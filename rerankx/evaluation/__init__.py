@@ -1,5 +1,26 @@
-"""Measure rankings against judgements."""
+"""Measure rankings against judgements, and find out which reranker helps on data of your own.
 
+from rerankx.evaluation import compare, load
+
+print(compare(["embedded", "minilm"], load("my-collection")))
+"""
+
+from rerankx.evaluation.calibration import Calibrator, brier_score, calibration_error, reliability
+from rerankx.evaluation.comparing import Compared, System, compare
+from rerankx.evaluation.datasets import (
+    Candidate,
+    Dataset,
+    from_beir,
+    from_candidates,
+    from_llama_index,
+    from_table,
+    from_trec,
+    load,
+    read_qrels,
+    read_run,
+    with_retriever,
+    write_run,
+)
 from rerankx.evaluation.metrics import (
     average_precision,
     evaluate,
@@ -12,16 +33,59 @@ from rerankx.evaluation.metrics import (
     recall,
     reciprocal_rank,
 )
+from rerankx.evaluation.scoring import QueryScores, Scoring, score
+from rerankx.evaluation.statistics import (
+    Comparison,
+    bootstrap_interval,
+    compare_paired,
+    effect_size,
+    holm,
+    minimum_detectable_effect,
+    queries_needed,
+    sign_flip,
+    win_tie_loss,
+)
 
 __all__ = [
+    "Calibrator",
+    "Candidate",
+    "Compared",
+    "Comparison",
+    "Dataset",
+    "QueryScores",
+    "Scoring",
+    "System",
     "average_precision",
+    "bootstrap_interval",
+    "brier_score",
+    "calibration_error",
+    "compare",
+    "compare_paired",
+    "effect_size",
     "evaluate",
     "evaluate_per_query",
+    "from_beir",
+    "from_candidates",
+    "from_llama_index",
+    "from_table",
+    "from_trec",
     "hit",
+    "holm",
     "judged_fraction",
+    "load",
+    "minimum_detectable_effect",
     "ndcg",
     "precision",
+    "queries_needed",
     "ranked_from_scores",
+    "read_qrels",
+    "read_run",
     "recall",
     "reciprocal_rank",
+    "reliability",
+    "score",
+    "sign_flip",
+    "win_tie_loss",
+    "with_retriever",
+    "write_run",
 ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rerankx import Backend, BackendError, Cascade, Fallback, Floor, Fusion, Reranker, Scale, Scores, Usage
 from rerankx.compose.cached import Cached
+from rerankx.compose.calibrated import Calibrated, Calibration
 from rerankx.compose.windowed import Windowed
 from rerankx.interface import out_of_time
 from rerankx.testing import BackendContract, FakeBackend, word_overlap
@@ -55,6 +56,14 @@ def mean(backend):
     return Fusion([backend, Fake("second", score=word_overlap)], method="weighted", normalise="none")
 
 
+def calibrated(backend):
+    scale = backend.scale if backend.scale.absolute else Scale.LOGIT
+    curve = Calibration(
+        method="platt", scale=scale, fingerprint=backend.fingerprint, corpus="c", slope=3.0, intercept=-1.0
+    )
+    return Calibrated(backend, curve)
+
+
 WRAPPERS: dict[str, Callable[[Backend], Backend]] = {
     "cascade, as the first": lambda one: Cascade([one, Fake("last")], keep=10),
     "cascade, as the last": lambda one: Cascade([Fake("first"), one], keep=10),
@@ -69,8 +78,9 @@ WRAPPERS: dict[str, Callable[[Backend], Backend]] = {
     "fallback, as the second": lambda one: Fallback(Fake("down", error=BackendError("down")), one),
     "cached": Cached,
     "windowed": lambda one: Windowed(one, size=20, overlap=5),
+    "calibrated": calibrated,
 }
-POINTWISE_ONLY = {"cached", "windowed"}
+POINTWISE_ONLY = {"cached", "windowed", "calibrated"}
 
 
 def legal(outer: str, inner: Backend) -> bool:

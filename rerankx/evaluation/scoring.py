@@ -1,0 +1,263 @@
+"""The scores of a backend for every candidate of a dataset: asked for once, kept on disk, and taken up again after a break."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+from rerankx.compose.made import made, title, whole
+from rerankx.compose.retrieval import retrieved
+from rerankx.errors import BackendError
+from rerankx.evaluation.datasets import Candidate, Dataset
+from rerankx.fusion import Normalise, weighted_sum
+from rerankx.interface import Backend, Scores, Usage
+from rerankx.ranking import best_first
+
+logger = logging.getLogger("rerankx")
+
+Progress = Callable[[int, int], object]
+"""Called with how many queries are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryScores:
+    """What a backend said of one query's candidates."""
+
+    values: tuple[float | None, ...]
+    """Raw scores, one per candidate in their order; None = not scored."""
+    order: tuple[int, ...] | None = None
+    """Indices of candidates, best first, which break ties, as in `rerankx.Scores`."""
+    elapsed_ms: float = 0.0
+    """Wall time, in milliseconds."""
+    usage: Usage = field(default_factory=Usage)
+    truncated: int = 0
+    """How many texts were cut to the model's length."""
+    degraded: str | None = None
+    """As in `rerankx.Scores`; "input_order" where the backend failed."""
+    error: str | None = None
+    """The type and message of the failure, if it failed."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Scoring:
+    """A backend's scores for a dataset, from which rankings of any depth and mixture are made at no cost."""
+
+    name: str
+    """What reports call it."""
+    backend: str
+    """Backend and model, as "name:model"."""
+    fingerprint: str
+    pointwise: bool
+    """Whether a score ignores the other candidates: only then are there rankings of a smaller depth."""
+    dataset: Dataset
+    scores: Mapping[str, QueryScores]
+    """By query id, of all queries that have candidates."""
+
+    def ranked(
+        self, *, depth: int | None = None, weight: float = 1.0, normalise: Normalise = "zscore"
+    ) -> dict[str, list[str]]:
+        """Return document ids by query id, best first: every candidate, those behind `depth` as the first stage has them.
+
+        Args:
+            depth: How many candidates of each query are reranked, at least 1; None is all that were scored.
+            weight: Of the backend in the sum with the first stage, in [0, 1]; 1 is the backend alone, 0 the first stage.
+            normalise: As in `rerankx.fusion.weighted_sum`, for a weight between.
+
+        Raises:
+            ValueError: A number out of its range, or a depth below what was scored where scores depend on each other.
+        """
+        if depth is not None:
+            depth = whole("depth", depth)
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must be in [0, 1], not {weight!r}")
+        run = {}
+        for qid, candidates in self.dataset.candidates.items():
+            scored = self.scores.get(qid)
+            cut = len(candidates) if depth is None else min(depth, len(candidates))
+            if scored is None:
+                order: Sequence[int] = range(len(candidates))
+            else:
+                if cut < len(candidates) and not self.pointwise:
+                    raise ValueError(
+                        f"{self.name} scores {len(candidates)} candidates together, so that its order of {cut} of them is not"
+                        f" known: score the dataset at .depth({cut})"
+                    )
+                order = [*_order(candidates[:cut], scored, cut, weight, normalise), *range(cut, len(candidates))]
+            run[qid] = [candidates[i].docid for i in order]
+        return run
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Return the errors of the queries where the backend failed; their order is the first stage's."""
+        return {qid: scored.error for qid, scored in self.scores.items() if scored.error is not None}
+
+    @property
+    def usage(self) -> Usage:
+        """Return what all queries took together."""
+        return sum((scored.usage for scored in self.scores.values()), Usage())
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return f"<Scoring of {self.dataset.name} by {self.name}: {len(self.scores)} queries{failed}>"
+
+
+def score(
+    backend: str | Backend,
+    dataset: Dataset,
+    *,
+    name: str | None = None,
+    keep: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Scoring:
+    """Return the backend's scores for all candidates of all queries, one query after the other.
+
+    One query is asked beforehand and not counted, so that times are those of a warm process at the dataset's own lengths. A query
+    on which the backend fails keeps the first stage's order, and says so in `failures`.
+
+    Args:
+        backend: A name such as "minilm" or "backend:model", or a `Backend`.
+        dataset: Its candidates and their scores are what a retriever would bring.
+        name: What reports call it; None is the name, or the backend's.
+        keep: A folder. What was scored is written there query by query, and read again by the next call about the same
+            candidates and a backend of the same fingerprint, times included. None keeps nothing.
+        progress: Called after each query.
+
+    Raises:
+        ValueError: No query has a candidate.
+    """
+    scorer = made("backend", backend)
+    asked = {qid: found for qid, found in dataset.candidates.items() if any(one.text.strip() for one in found)}
+    if not asked:
+        raise ValueError(f"no query of {dataset.name} has a candidate with a text; there is nothing to score")
+    fingerprint = scorer.fingerprint
+    kept = _Kept.opened(keep, fingerprint, dataset, asked)
+    scores: dict[str, QueryScores] = {}
+    warm = False
+    for done, (qid, candidates) in enumerate(asked.items(), start=1):
+        found = kept.scores.get(qid)
+        if found is None:
+            if not warm:
+                _asked(scorer, dataset.queries[qid], candidates[:2])
+                warm = True
+            found = _asked(scorer, dataset.queries[qid], candidates)
+            kept.add(qid, found)
+        scores[qid] = found
+        if progress is not None:
+            progress(done, len(asked))
+    shown = name or (backend if isinstance(backend, str) else scorer.name)
+    return Scoring(shown, title(scorer), fingerprint, scorer.pointwise, dataset, scores)
+
+
+def _asked(backend: Backend, query: str, candidates: Sequence[Candidate]) -> QueryScores:
+    texts = [one.text for one in candidates]
+    try:
+        with retrieved(texts, [one.score for one in candidates]):
+            scores = backend.score(query, texts)
+    except BackendError as error:
+        return QueryScores(
+            (None,) * len(texts),
+            degraded="input_order",
+            usage=error.usage or Usage(),
+            error=f"{type(error).__name__}: {error}",
+        )
+    return _of(scores)
+
+
+def _of(scores: Scores) -> QueryScores:
+    order = None if scores.order is None else tuple(scores.order)
+    values = tuple(scores.values)
+    return QueryScores(values, order, scores.elapsed_ms, scores.usage, scores.truncated, scores.degraded)
+
+
+def _order(
+    candidates: Sequence[Candidate], scored: QueryScores, depth: int, weight: float, normalise: Normalise
+) -> list[int]:
+    """Return the indices of the first `depth` candidates, best first."""
+    values = scored.values[:depth]
+    order = None if scored.order is None else [i for i in scored.order if i < depth]
+    if weight == 1 or all(value is None for value in values):
+        return best_first(values, order)
+    if weight == 0:
+        return list(range(depth))
+    own = [one.score for one in candidates]
+    # Without scores the places are what there is of the first stage.
+    first: Sequence[float | None] = own if None not in own else [float(-place) for place in range(depth)]
+    fused = weighted_sum([values, first], weights=[weight, 1 - weight], normalise=normalise)
+    return best_first(fused)
+
+
+class _Kept:
+    """What was scored before, and the file to which more is added: a header, then a line per query."""
+
+    def __init__(self, path: Path | None, scores: dict[str, QueryScores]) -> None:
+        self.path, self.scores = path, scores
+
+    @classmethod
+    def opened(
+        cls,
+        keep: str | os.PathLike[str] | None,
+        fingerprint: str,
+        dataset: Dataset,
+        asked: Mapping[str, Sequence[Candidate]],
+    ) -> _Kept:
+        if keep is None:
+            return cls(None, {})
+        header = {"rerankx": "scoring-1", "fingerprint": fingerprint, "dataset": _digest(dataset, asked)}
+        folder = Path(keep).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{blake2b(json.dumps(header).encode(), digest_size=12).hexdigest()}.jsonl"
+        lines = _lines(path)
+        scores: dict[str, QueryScores] = {}
+        if next(lines, None) != header:  # nothing there, or nothing of ours
+            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            return cls(path, {})
+        for line in lines:
+            found = _read(line)
+            # What failed is asked again.
+            if found is not None and found[1].error is None and len(found[1].values) == len(asked.get(found[0], ())):
+                scores[found[0]] = found[1]
+        return cls(path, scores)
+
+    def add(self, qid: str, scored: QueryScores) -> None:
+        if self.path is not None:
+            line = json.dumps({"qid": qid, **asdict(scored)}, ensure_ascii=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{line}\n")  # behind a line that a kill has left half written
+
+
+def _lines(path: Path) -> Iterator[object]:
+    """Yield what the lines hold; a half-written one, and an empty one, is passed over."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _read(line: object) -> tuple[str, QueryScores] | None:
+    try:
+        held = dict(cast("Mapping[str, Any]", line))
+        qid, usage = held.pop("qid"), Usage(**held.pop("usage"))
+        order = held.pop("order")
+        values = tuple(held.pop("values"))
+        return qid, QueryScores(values, None if order is None else tuple(order), usage=usage, **held)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _digest(dataset: Dataset, asked: Mapping[str, Sequence[Candidate]]) -> str:
+    digest = blake2b(digest_size=16)
+    for qid, candidates in asked.items():
+        row = [qid, dataset.queries[qid], *([one.docid, one.text, one.score] for one in candidates)]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
