@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from rerankx import ModelNotFoundError
+from rerankx import MissingDependencyError, ModelNotFoundError
 from rerankx.backends.cross_encoder import CrossEncoder
 from rerankx.backends.embedded import Embedded
 from rerankx.backends.embedded.lexical import DATA
@@ -201,6 +201,6 @@ def test_a_new_version_of_the_model_brings_its_tokenizer(own_folder, kind, anew)
     if anew == "close":
         backend.close()
     else:
-        with pytest.raises(ModelNotFoundError):  # there is no graph
+        with pytest.raises((ModelNotFoundError, MissingDependencyError)):  # there is no graph, and torch not everywhere
             backend.download()
     assert backend.token_spans("unbelievably refunded") != before
