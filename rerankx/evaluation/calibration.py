@@ -255,7 +255,7 @@ def _fitted(method: Method, x: NDArray[np.float64], truth: NDArray[np.float64]) 
         unit = np.abs(x).max() or 1.0
         slope = _logistic((x / unit)[:, None], targets)[0] / unit
         return {"slope": float(max(slope, least))}
-    middle, unit = x.mean(), x.std() or 1.0
+    middle, unit = x.mean(), x.std() if np.ptp(x) else 1.0  # of equal numbers the deviation may be 1e-17
     rise, level = _logistic(np.column_stack([(x - middle) / unit, np.ones_like(x)]), targets)
     if rise / unit < least:  # the best of the curves that do not fall
         mean = targets.mean()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rerankx import Reranker, Scale
@@ -317,6 +317,9 @@ def test_any_pairs_give_a_curve_that_never_falls_whatever_their_order(pairs, met
 
 @settings(deadline=None)
 @given(scored_pairs)
+@example(
+    [(0.4521438145184994, False), (0.4521438145184994, False), (0.4521438145184994, True)]
+)  # their mean is another
 def test_on_its_own_pairs_platts_curve_says_as_much_relevance_as_its_targets_hold(pairs):
     scores, labels = (np.array(each, float) for each in zip(*pairs, strict=True))
     one = fit(scores, labels)
