@@ -250,12 +250,14 @@ def _fitted(method: Method, x: NDArray[np.float64], truth: NDArray[np.float64]) 
     # Platt's targets: what the labels say, and one more pair of either kind.
     relevant = truth.sum()
     targets = np.where(truth > 0, (relevant + 1) / (relevant + 2), 1 / (len(truth) - relevant + 2))
-    least = _LEAST_RISE / (np.ptp(x) or 1.0)
+    # Of equal numbers the deviation may be 1e-17, and of nearly equal ones 0.
+    apart = np.ptp(x) > 1e-9 * max(1.0, np.abs(x).max())
+    least = _LEAST_RISE / (np.ptp(x) if apart else 1.0)
     if method == "temperature":
         unit = np.abs(x).max() or 1.0
         slope = _logistic((x / unit)[:, None], targets)[0] / unit
         return {"slope": float(max(slope, least))}
-    middle, unit = x.mean(), x.std() if np.ptp(x) else 1.0  # of equal numbers the deviation may be 1e-17
+    middle, unit = x.mean(), x.std() if apart else 1.0
     rise, level = _logistic(np.column_stack([(x - middle) / unit, np.ones_like(x)]), targets)
     if rise / unit < least:  # the best of the curves that do not fall
         mean = targets.mean()

@@ -320,6 +320,7 @@ def test_any_pairs_give_a_curve_that_never_falls_whatever_their_order(pairs, met
 @example(
     [(0.4521438145184994, False), (0.4521438145184994, False), (0.4521438145184994, True)]
 )  # their mean is another
+@example([(0.0, True), (5e-324, False)])  # whose deviation is 0
 def test_on_its_own_pairs_platts_curve_says_as_much_relevance_as_its_targets_hold(pairs):
     scores, labels = (np.array(each, float) for each in zip(*pairs, strict=True))
     one = fit(scores, labels)
