@@ -37,6 +37,8 @@ class System:
     scoring: Scoring | None = None
     """None for the first stage."""
     against_first_stage: Comparison | None = None
+    """This system minus the first stage. Its verdict is for this comparison alone: of many backends that change nothing, some
+    look better by chance; `p_adjusted` knows how many there are."""
     p_adjusted: float | None = None
     """`against_first_stage.p` after Holm's correction for the number of backends."""
     p50_ms: float | None = None
