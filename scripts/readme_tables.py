@@ -1,8 +1,12 @@
-"""Write the documents' generated tables, from the registry and the catalogue; --check only says whether they are current."""
+"""Write the documents' generated tables, from the registry, the catalogue and what benchmarks/embedded_quality.py has measured.
+
+--check only says whether they are current.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +17,9 @@ from rerankx.catalogue.endpoints import ENDPOINTS
 from rerankx.catalogue.prices import PRICES
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import embedded_quality  # noqa: E402
 
 # What a backend must be given that asks somebody else; nobody is asked here.
 _NEEDED: dict[str, dict[str, object]] = {
@@ -94,22 +101,16 @@ def prices() -> str:
     return "\n".join(rows)
 
 
-def quality() -> str:
-    rows = ["| collection, first stage | queries | first stage | embedded | |", "|---|---|---|---|---|"]
-    for figure in EMBEDDED.figures:
-        name, note = f"{figure.collection}, {figure.first_stage}", "tuned" if figure.tuned else ""
-        after = f"**{figure.after:.3f}** ({figure.after - figure.before:+.3f})"
-        rows.append(f"| {name} | {figure.queries} | {figure.before:.3f} | {after} | {note} |")
-    return "\n".join(rows)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not current")
     args = parser.parse_args()
     stale = []
+    measured = json.loads(embedded_quality.RESULT.read_text(encoding="utf-8"))
+    quality = {"gains": embedded_quality.gains(measured), "published": embedded_quality.published()}
     for file, tables in (
-        ("README.md", {"backends": backends(), "services": services(), "quality": quality()}),
+        ("README.md", {"backends": backends(), "services": services(), "quality": embedded_quality.summary(measured)}),
+        ("docs/embedded-model.md", quality),
         ("docs/local-models.md", {"models": models()}),
         ("docs/services.md", {"prices": prices()}),
     ):

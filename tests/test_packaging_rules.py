@@ -35,9 +35,9 @@ MAY_IMPORT = {
     "backends": ("errors", "interface", "catalogue", "engines", "network", "llm", "fusion"),
     "compose": ("errors", "arguments", "interface", "ranking", "registry", "fusion", "sentences"),
     "testing": ("errors", "interface"),
-    "evaluation": BELOW,
-    "demo": (*BELOW, "evaluation"),
-    "cli": (*BELOW, "evaluation", "demo"),
+    "evaluation": (*BELOW, "spec"),
+    "demo": (*BELOW, "spec", "evaluation"),
+    "cli": (*BELOW, "spec", "evaluation", "demo"),
 }
 ADAPTERS = ("langchain_rerankx", "llamaindex_rerankx")
 FRAMEWORKS = ("langchain", "llama_index", *ADAPTERS)

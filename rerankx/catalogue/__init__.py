@@ -1,6 +1,6 @@
 """Facts on known models, each with its source. Nothing here is loaded or fetched."""
 
-from rerankx.catalogue.cards import CrossEncoderCard, Figure, Golden, ModelCard, Published
+from rerankx.catalogue.cards import CrossEncoderCard, Golden, ModelCard, Published
 from rerankx.catalogue.cross_encoders import CROSS_ENCODERS, card_of
 from rerankx.catalogue.embedded import EMBEDDED
 from rerankx.catalogue.flashrank import FLASHRANK
@@ -10,7 +10,6 @@ __all__ = [
     "EMBEDDED",
     "FLASHRANK",
     "CrossEncoderCard",
-    "Figure",
     "Golden",
     "ModelCard",
     "Published",

@@ -7,19 +7,6 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """nDCG@10 (linear gain) of a first stage's top 100 before and after, printed by `benchmarks/quality.py`."""
-
-    collection: str
-    first_stage: str
-    queries: int
-    before: float
-    after: float
-    tuned: bool = False
-    """Whether the model's constants were chosen on it."""
-
-
-@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model."""
 
@@ -36,7 +23,6 @@ class ModelCard:
     languages: str
     max_tokens: int
     """The longest sequence it has positions for."""
-    figures: tuple[Figure, ...]
     good_at: str
     not_good_at: str
 
