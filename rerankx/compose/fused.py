@@ -167,7 +167,9 @@ class Fusion(Backend):
                 return self._means(rows), scales.pop()
             if not self._keeps_scale and Scale.RANK not in scales:
                 return weighted_sum(rows, weights=self.weights, normalise=self.normalise or "minmax"), Scale.UNKNOWN
-        shares = rrf([_places(scores) for scores in answers], n=n, k=self._offset, weights=self.weights)
+        shares = rrf(
+            [places_of(scores.values, scores.order) for scores in answers], n=n, k=self._offset, weights=self.weights
+        )
         scored = [any(scores.values[i] is not None for scores in answers) for i in range(n)]
         return [share if there else None for share, there in zip(shares, scored, strict=True)], Scale.RANK
 
@@ -211,14 +213,14 @@ class Fusion(Backend):
                 )
 
 
-def _places(scores: Scores) -> list[int | Sequence[int]]:
+def places_of(values: Sequence[float | None], order: Sequence[int] | None = None) -> list[int | Sequence[int]]:
     """Return the texts that were scored, best first; those that nothing tells apart as one entry."""
-    ranked = [index for index in best_first(scores.values, scores.order) if scores.values[index] is not None]
-    told_apart = set(scores.order or ())
+    ranked = [index for index in best_first(values, order) if values[index] is not None]
+    told_apart = set(order or ())
     places: list[int | Sequence[int]] = []
     tied: list[int] = []
     for index in ranked:
-        same = tied and scores.values[index] == scores.values[tied[-1]] and not {index, tied[-1]} & told_apart
+        same = tied and values[index] == values[tied[-1]] and not {index, tied[-1]} & told_apart
         if not same:
             if tied:
                 places.append(tied)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
+from rerankx.compose.fused import Method, places_of
 from rerankx.compose.made import made, title, whole
 from rerankx.compose.retrieval import retrieved
 from rerankx.errors import BackendError
 from rerankx.evaluation.datasets import Candidate, Dataset
-from rerankx.fusion import Normalise, weighted_sum
+from rerankx.fusion import Normalise, rrf, weighted_sum
 from rerankx.interface import Backend, Scores, Usage
 from rerankx.ranking import best_first
 
@@ -60,22 +61,35 @@ class Scoring:
     """By query id, of all queries that have candidates."""
 
     def ranked(
-        self, *, depth: int | None = None, weight: float = 1.0, normalise: Normalise = "zscore"
+        self,
+        *,
+        depth: int | None = None,
+        weight: float = 1.0,
+        method: Method = "weighted",
+        normalise: Normalise = "zscore",
     ) -> dict[str, list[str]]:
         """Return document ids by query id, best first: every candidate, those behind `depth` as the first stage has them.
 
+        So does `Cascade(["retrieval", Fusion([backend, "retrieval"], method=..., weights=[weight, 1 - weight])], keep=depth)`.
+
         Args:
             depth: How many candidates of each query are reranked, at least 1; None is all that were scored.
-            weight: Of the backend in the sum with the first stage, in [0, 1]; 1 is the backend alone, 0 the first stage.
-            normalise: As in `rerankx.fusion.weighted_sum`, for a weight between.
+            weight: Of the backend in the fusion with the first stage, in [0, 1]; 1 is the backend alone, 0 the first stage.
+            method: "weighted", of scores, or "rrf", of ranks, for a weight between; as in `rerankx.Fusion`.
+            normalise: For "weighted": as in `rerankx.fusion.weighted_sum`.
 
         Raises:
-            ValueError: A number out of its range, or a depth below what was scored where scores depend on each other.
+            ValueError: A number out of its range, a depth below what was scored where scores depend on each other, or "weighted"
+                where the first stage gave no scores.
         """
         if depth is not None:
             depth = whole("depth", depth)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], not {weight!r}")
+        if method not in get_args(Method):
+            raise ValueError(f"method must be 'rrf' or 'weighted', not {method!r}")
+        if 0 < weight < 1 and method == "weighted" and not self.dataset.scored:
+            raise ValueError(f"the first stage of {self.dataset.name} gave no scores to add up; take method='rrf'")
         run = {}
         for qid, candidates in self.dataset.candidates.items():
             scored = self.scores.get(qid)
@@ -88,7 +102,8 @@ class Scoring:
                         f"{self.name} scores {len(candidates)} candidates together, so that its order of {cut} of them is not"
                         f" known: score the dataset at .depth({cut})"
                     )
-                order = [*_order(candidates[:cut], scored, cut, weight, normalise), *range(cut, len(candidates))]
+                mixed = _order(candidates[:cut], scored, weight, method, normalise)
+                order = [*mixed, *range(cut, len(candidates))]
             run[qid] = [candidates[i].docid for i in order]
         return run
 
@@ -176,20 +191,23 @@ def _of(scores: Scores) -> QueryScores:
 
 
 def _order(
-    candidates: Sequence[Candidate], scored: QueryScores, depth: int, weight: float, normalise: Normalise
+    candidates: Sequence[Candidate], scored: QueryScores, weight: float, method: Method, normalise: Normalise
 ) -> list[int]:
-    """Return the indices of the first `depth` candidates, best first."""
-    values = scored.values[:depth]
-    order = None if scored.order is None else [i for i in scored.order if i < depth]
+    """Return the candidates' indices, best first."""
+    n = len(candidates)
+    values = scored.values[:n]
+    order = None if scored.order is None else [i for i in scored.order if i < n]
     if weight == 1 or all(value is None for value in values):
         return best_first(values, order)
     if weight == 0:
-        return list(range(depth))
-    own = [one.score for one in candidates]
-    # Without scores the places are what there is of the first stage.
-    first: Sequence[float | None] = own if None not in own else [float(-place) for place in range(depth)]
-    fused = weighted_sum([values, first], weights=[weight, 1 - weight], normalise=normalise)
-    return best_first(fused)
+        return list(range(n))
+    own: Sequence[float | None] = [one.score for one in candidates]
+    weights = [weight, 1 - weight]
+    if method == "weighted":
+        return best_first(weighted_sum([values, own], weights=weights, normalise=normalise))
+    if all(score is None for score in own):
+        own = range(n, 0, -1)
+    return best_first(rrf([places_of(values, order), places_of(own)], n=n, weights=weights))
 
 
 class _Kept:

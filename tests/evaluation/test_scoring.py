@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rerankx import BackendError, Scale, Usage
+from rerankx import BackendError, Cascade, Fusion, Reranker, Scale, Usage
 from rerankx.evaluation import evaluate
 from rerankx.evaluation.datasets import Candidate, Dataset
 from rerankx.evaluation.scoring import score
@@ -54,12 +54,36 @@ def test_a_depth_of_scores_that_depend_on_each_other_is_refused():
         scoring.ranked(depth=2)
 
 
-@pytest.mark.parametrize("scores", [True, False])
-def test_a_weight_mixes_with_the_first_stage(scores):
+@pytest.mark.parametrize(("scores", "method"), [(True, "weighted"), (True, "rrf"), (False, "rrf")])
+def test_a_weight_mixes_with_the_first_stage(scores, method):
     scoring = score(Longest(), dataset(scores=scores))
-    assert scoring.ranked(weight=0)["q0"] == ["d0", "d1", "d2", "d3"]
-    assert scoring.ranked(weight=0.01)["q0"] == ["d0", "d1", "d2", "d3"]
-    assert scoring.ranked(weight=0.99)["q0"] == ["d3", "d2", "d1", "d0"]
+    assert scoring.ranked(weight=0, method=method)["q0"] == ["d0", "d1", "d2", "d3"]
+    assert scoring.ranked(weight=0.01, method=method)["q0"] == ["d0", "d1", "d2", "d3"]
+    assert scoring.ranked(weight=0.99, method=method)["q0"] == ["d3", "d2", "d1", "d0"]
+
+
+def test_scores_that_are_not_there_are_not_added_up():
+    scoring = score(Longest(), dataset(scores=False))
+    assert scoring.ranked(weight=1)["q0"] == ["d3", "d2", "d1", "d0"]
+    with pytest.raises(ValueError, match="gave no scores to add up; take method='rrf'"):
+        scoring.ranked(weight=0.5)
+
+
+@pytest.mark.parametrize("scores", [True, False])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("weight", [0.2, 0.5, 0.75])
+@pytest.mark.parametrize("options", [{"method": "rrf"}, {"method": "weighted", "normalise": "zscore"}])
+def test_a_ranking_from_kept_scores_is_the_pipelines_own(scores, depth, weight, options):
+    if options["method"] == "weighted" and not scores:
+        pytest.skip("there is nothing to add up")
+    data, backend = dataset(scores=scores), Longest()
+    fusion = Fusion([backend, "retrieval"], weights=[weight, 1 - weight], **options)
+    reranker = Reranker(Cascade(["retrieval", fusion], keep=depth))
+    ranked = score(backend, data).ranked(depth=depth, weight=weight, **options)
+    for qid, found in data.candidates.items():
+        own = {"retrieval_score": lambda one: one.score} if scores else {}
+        ranking = reranker.rerank(data.queries[qid], found, key=lambda one: one.text, **own)
+        assert [one.docid for one in ranking.documents] == ranked[qid]
 
 
 @pytest.mark.parametrize(("arguments", "told"), [({"depth": 0}, "depth"), ({"weight": 1.5}, "weight")])

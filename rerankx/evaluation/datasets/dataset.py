@@ -38,6 +38,8 @@ class Dataset:
     """What found the candidates: a file's name, "bm25s", a retriever's type."""
     issues: Sequence[str] = ()
     """What was odd and what was done about it, a sentence each."""
+    labelled_by: str = ""
+    """The model that gave judgements, as "name:model", if one did: it cannot be measured by them."""
 
     def __post_init__(self) -> None:
         for what, mapping in (("qrels", self.qrels), ("candidates", self.candidates)):
@@ -46,6 +48,11 @@ class Dataset:
                 raise ValueError(
                     f"query {shown(odd)} is in only one of queries and {what}: expected the same ids in both"
                 )
+
+    @property
+    def scored(self) -> bool:
+        """Return whether the first stage gave every candidate a score."""
+        return all(one.score is not None for found in self.candidates.values() for one in found)
 
     def subset(self, qids: Iterable[str]) -> Dataset:
         """Return the dataset of these queries alone, in this order, each once.
