@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rerankx import Scale
 from rerankx.backends.embedded import Embedded
 from rerankx.backends.embedded.combine import COSINE, LEXICAL, MAXSIM
 from rerankx.catalogue import EMBEDDED
@@ -46,7 +47,7 @@ def scoring(values, first=(3.0, 2.0, 1.0)):
     found = [Candidate(docid, docid, score) for docid, score in zip("abc", first, strict=True)]
     dataset = Dataset("made up", {"1": "q", "2": "q"}, {"1": {"c": 1}, "2": {"a": 1}}, {"1": found, "2": found})
     scores = {qid: QueryScores(tuple(values)) for qid in dataset.queries}
-    return Scoring("model", "model", "model", True, dataset, scores)
+    return Scoring("model", "model", "model", True, Scale.UNKNOWN, dataset, scores)
 
 
 def systems(row):

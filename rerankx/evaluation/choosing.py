@@ -80,13 +80,12 @@ def choose(
     sizes = {len(first), *map(len, options)} | (set() if groups is None else {len(groups)})
     if len(sizes) > 1:
         raise ValueError(f"there are {sorted(sizes)} values: expected one per query in each")
-    members = _members(range(len(first)) if groups is None else groups)
+    groups = range(len(first)) if groups is None else groups
+    members = _members(groups)
     if len(members) < 2:
         raise ValueError(f"all {len(first)} queries are of one group: expected at least two")
-    # The mean over these is the mean over queries.
-    share = len(members) / len(first)
-    before = np.array([share * math.fsum(first[i] for i in rows) for rows in members])
-    table = np.array([[share * math.fsum(values[i] for i in rows) for rows in members] for values in options])
+    before = np.array(by_group(first, groups))
+    table = np.array([by_group(values, groups) for values in options])
     parts = _parts(len(members), seed)
     after = np.empty_like(before)
     chosen: Counter[int] = Counter()
@@ -103,6 +102,13 @@ def choose(
     wins, ties, losses = win_tie_loss([a - b for a, b in zip(queries_after, first, strict=True)])
     gain = replace(gain, wins=wins, ties=ties, losses=losses)
     return Choice(_decided(gain), _preferred(table, margin, level), gain, dict(chosen.most_common()))
+
+
+def by_group(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """Return a number per group, in the order of their first queries, whose mean is the mean over all queries."""
+    members = _members(groups)
+    share = len(members) / len(values)
+    return [share * math.fsum(values[i] for i in rows) for rows in members]
 
 
 def nothing_to_gain(first: Sequence[float], ideal: Sequence[float], *, margin: float = 0.01) -> bool:

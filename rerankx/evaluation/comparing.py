@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 import math
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rerankx.compose.made import made, whole
+from rerankx.errors import RerankxError
 from rerankx.evaluation.datasets import Dataset, write_run
+from rerankx.evaluation.labels import same_model
+from rerankx.evaluation.loads import Cold, Load, cold_start, percentiles, under_load
 from rerankx.evaluation.metrics import evaluate_per_query
 from rerankx.evaluation.scoring import Progress, Scoring, score
-from rerankx.evaluation.statistics import Comparison, bootstrap_interval, compare_paired, holm
+from rerankx.evaluation.statistics import Comparison, Verdict, bootstrap_interval, compare_paired, holm
 from rerankx.interface import Backend
 
 Run = Mapping[str, Sequence[str]]
@@ -38,7 +41,7 @@ class System:
     """None for the first stage."""
     against_first_stage: Comparison | None = None
     """This system minus the first stage. Its verdict is for this comparison alone: of many backends that change nothing, some
-    look better by chance; `p_adjusted` knows how many there are."""
+    look better by chance; `verdict` knows how many there are."""
     p_adjusted: float | None = None
     """`against_first_stage.p` after Holm's correction for the number of backends."""
     p50_ms: float | None = None
@@ -46,6 +49,23 @@ class System:
     p95_ms: float | None = None
     usd_per_1000: float | None = None
     """US dollars for 1,000 such queries; 0 for what is free, None where the price is not known."""
+    load: Load | None = None
+    """Where `concurrency` was given."""
+    cold: Cold | None = None
+    """Where it was asked for and could be measured."""
+    no_cold: str = ""
+    """Why it could not."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Return the verdict against the first stage; "better" and "worse" only where they hold for so many backends.
+
+        They do if `p_adjusted` is at most 1 - level, and else are "inconclusive". "equivalent" stays, which no p is about.
+        """
+        paired = self.against_first_stage
+        if paired is None or self.p_adjusted is None or paired.verdict not in ("better", "worse"):
+            return None if paired is None else paired.verdict
+        return paired.verdict if self.p_adjusted <= 1 - paired.level else "inconclusive"
 
     @property
     def failed(self) -> int:
@@ -146,6 +166,8 @@ def compare(
     keep: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    concurrency: int | None = None,
+    cold: bool = False,
 ) -> Compared:
     """Return how the backends order the dataset's candidates, next to the first stage.
 
@@ -163,11 +185,18 @@ def compare(
         keep: As in `score`: a folder from which an interrupted comparison goes on.
         progress: As in `score`, over all backends.
         seed: For the intervals and tests.
+        concurrency: How many threads at once ask each backend a sample of the queries again, after it was scored, at its price;
+            see `rerankx.evaluation.loads.under_load`. None: that is not measured.
+        cold: Whether each backend is started again in a new Python process, and asked three queries there, at their price; see
+            `rerankx.evaluation.loads.cold_start`. Both are measured anew each time: `keep` does not hold them.
 
     Raises:
-        ValueError: No backend, two of one name, no query with a relevant judgement, or fewer than 2.
+        ValueError: No backend, two of one name, no query with a relevant judgement, fewer than 2, or as `refuse_own_judge`.
     """
-    named = _named(backends)
+    named = named_backends(backends)
+    refuse_own_judge(named, dataset)
+    if concurrency is not None:
+        concurrency = whole("concurrency", concurrency)
     dataset = dataset if depth is None else dataset.depth(depth)
     judged = {qid: grades for qid, grades in dataset.qrels.items() if any(grade > 0 for grade in grades.values())}
     if len(judged) < 2:
@@ -184,18 +213,43 @@ def compare(
             if progress is not None:
                 progress(position * of + done, total)
 
-        scoring = score(backend, dataset, name=name, keep=keep, progress=told)
+        scorer = made("backend", backend)
+        scoring = score(scorer, dataset, name=name, keep=keep, progress=told)
         system = _system(name, scoring.ranked(), dataset, measure, seed)
         paired = compare_paired(list(system.values.values()), list(first.values.values()), margin=margin, seed=seed)
         p50, p95 = _times(scoring)
-        measured = replace(system, p50_ms=p50, p95_ms=p95, usd_per_1000=_price(scoring))
+        load = None if concurrency is None else under_load(scorer, scoring, concurrency=concurrency, seed=seed)
+        started, why = _cold(scorer, scoring, seed) if cold else (None, "")
+        measured = replace(
+            system, p50_ms=p50, p95_ms=p95, usd_per_1000=_price(scoring), load=load, cold=started, no_cold=why
+        )
         systems.append(replace(measured, against_first_stage=paired, scoring=scoring))
     adjusted = holm([system.against_first_stage.p for system in systems if system.against_first_stage is not None])
     systems = [replace(system, p_adjusted=p) for system, p in zip(systems, adjusted, strict=True)]
     return Compared(dataset, measure, (first, *systems))
 
 
-def _named(backends: Sequence[str | Backend] | Mapping[str, str | Backend]) -> dict[str, str | Backend]:
+def refuse_own_judge(backends: Mapping[str, str | Backend], dataset: Dataset) -> None:
+    """Raise an error if a backend cannot be made, or is judged by itself.
+
+    Raises:
+        ValueError: A backend is the model that gave the dataset's judgements, or holds it.
+    """
+    for name, backend in backends.items():
+        if same_model(made("backend", backend), dataset.labelled_by):
+            raise ValueError(
+                f"{dataset.name} was judged by {dataset.labelled_by}, and {name} is that model or holds it: it would be measured"
+                " by its own opinion. Leave it out, or take judgements of people or of another model"
+            )
+
+
+def named_backends(backends: Sequence[str | Backend] | Mapping[str, str | Backend]) -> dict[str, str | Backend]:
+    """Return the backends by what reports call them.
+
+    Raises:
+        TypeError: It is one, not several.
+        ValueError: There is none, or two of one name.
+    """
     if isinstance(backends, str | Backend):
         raise TypeError("backends is one; pass a list, such as ['embedded', 'minilm']")
     if isinstance(backends, Mapping):
@@ -224,8 +278,15 @@ def _system(name: str, run: Run, dataset: Dataset, measure: str, seed: int) -> S
 
 def _times(scoring: Scoring) -> tuple[float | None, float | None]:
     """Return median and 95th percentile of the milliseconds of those queries that were answered."""
-    times = [one.elapsed_ms for one in scoring.scores.values() if one.error is None]
-    return (statistics.median(times), _quantile(times, 0.95)) if times else (None, None)
+    return percentiles([one.elapsed_ms for one in scoring.scores.values() if one.error is None])
+
+
+def _cold(backend: Backend, scoring: Scoring, seed: int) -> tuple[Cold | None, str]:
+    """Return what was measured, or None and why not."""
+    try:
+        return cold_start(backend, scoring, seed=seed), ""
+    except RerankxError as error:
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _price(scoring: Scoring) -> float | None:
@@ -233,16 +294,25 @@ def _price(scoring: Scoring) -> float | None:
     return None if cost is None else 1000 * cost / len(scoring.scores)
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least `share` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
-
-
 def _rows(compared: Compared) -> list[list[str]]:
-    rows = [
-        ["system", compared.measure, "95 %", "difference", "verdict", "wins/ties/losses", "p50 ms", "p95 ms", "$/1,000"]
+    loads = [system.load for system in compared.systems if system.load is not None]
+    colds = [system.cold for system in compared.systems if system.cold is not None]
+    head = [
+        "system",
+        compared.measure,
+        "95 %",
+        "difference",
+        "verdict",
+        "wins/ties/losses",
+        "p50 ms",
+        "p95 ms",
+        "$/1,000",
     ]
+    if loads:
+        head += [f"{figure}, {loads[0].concurrency} at once" for figure in ("p50 ms", "p95 ms", "queries/s")]
+    if colds:
+        head += ["cold start s", "memory MB"]
+    rows = [head]
     for system in compared.systems:
         paired = system.against_first_stage
         told = ["", "", ""]
@@ -250,13 +320,27 @@ def _rows(compared: Compared) -> list[list[str]]:
             more = "" if paired.more_queries is None else f", {paired.more_queries:,} more queries"
             told = [
                 f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})",
-                paired.verdict + more,
+                f"{system.verdict}{more}",
                 f"{paired.wins}/{paired.ties}/{paired.losses}",
             ]
-        times = ["" if ms is None else f"{ms:,.0f}" for ms in (system.p50_ms, system.p95_ms)]
+        times = [_number(ms) for ms in (system.p50_ms, system.p95_ms)]
         price = "" if system.scoring is None else "?" if system.usd_per_1000 is None else f"{system.usd_per_1000:.2f}"
-        rows.append([system.name, f"{system.mean:.3f}", f"{system.low:.3f} to {system.high:.3f}", *told, *times, price])
+        row = [system.name, f"{system.mean:.3f}", f"{system.low:.3f} to {system.high:.3f}", *told, *times, price]
+        load, cold = system.load, system.cold
+        if loads:
+            row += (
+                ["", "", ""]
+                if load is None
+                else [*map(_number, (load.p50_ms, load.p95_ms)), f"{load.queries_per_s:,.1f}"]
+            )
+        if colds:
+            row += ["", ""] if cold is None else [f"{cold.start_s:,.1f}", _number(cold.memory_mb)]
+        rows.append(row)
     return rows
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _caption(compared: Compared) -> str:
@@ -281,11 +365,31 @@ def _remarks(compared: Compared) -> list[str]:
             f"Judged in front: {shares}. What has no judgement counts as not relevant, so these differ in more than order."
         )
     for system in compared.systems:
+        alone = system.against_first_stage
+        if alone is not None and system.verdict != alone.verdict:
+            remarks.append(
+                f"{system.name} is {alone.verdict} if looked at alone (p {alone.p:.3f}), which may be chance among"
+                f" {len(paired)} backends (p {system.p_adjusted:.3f}, corrected for their number)."
+            )
+    for system in compared.systems:
         for count, what in ((system.failed, "failed"), (system.degraded, "gave less than was asked")):
             if count:
                 remarks.append(f"{system.name} {what} on {count} queries.")
         if system.truncated:
             remarks.append(f"{system.name} cut {system.truncated:,} texts to its model's length.")
+        remarks += _remarks_on_loads(system)
+    return remarks
+
+
+def _remarks_on_loads(system: System) -> list[str]:
+    remarks = []
+    if system.load is not None and system.load.failed:
+        remarks.append(f"{system.name} failed on {system.load.failed} of {system.load.queries} queries under load.")
+    for measured, when in ((system.load, "under load"), (system.cold, "at its cold start")):
+        if measured is not None and round(measured.cached, 2):
+            remarks.append(f"{system.name} took {measured.cached:.0%} of the texts {when} from a cache.")
+    if system.no_cold:
+        remarks.append(f"{system.name} has no cold start: {system.no_cold}")
     return remarks
 
 
@@ -311,7 +415,11 @@ def _plain(system: System) -> dict[str, object]:
     return {
         **{name: getattr(system, name) for name in figures},
         **backend,
+        "verdict": system.verdict,
         "against_first_stage": None if paired is None else _finite(asdict(paired)),
+        **({} if system.load is None else {"load": asdict(system.load)}),
+        **({"cold": None, "no_cold": system.no_cold} if system.no_cold else {}),
+        **({} if system.cold is None else {"cold": asdict(system.cold)}),
     }
 
 

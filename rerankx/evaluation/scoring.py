@@ -17,10 +17,13 @@ from rerankx.compose.retrieval import retrieved
 from rerankx.errors import BackendError
 from rerankx.evaluation.datasets import Candidate, Dataset
 from rerankx.fusion import Normalise, rrf, weighted_sum
-from rerankx.interface import Backend, Scores, Usage
+from rerankx.interface import Backend, Scale, Scores, Usage
 from rerankx.ranking import best_first
 
 logger = logging.getLogger("rerankx")
+
+_HOPELESS = 10
+"""Queries that have all failed after which no more are asked."""
 
 Progress = Callable[[int, int], object]
 """Called with how many queries are done, and of how many."""
@@ -56,6 +59,8 @@ class Scoring:
     fingerprint: str
     pointwise: bool
     """Whether a score ignores the other candidates: only then are there rankings of a smaller depth."""
+    scale: Scale
+    """What the scores are."""
     dataset: Dataset
     scores: Mapping[str, QueryScores]
     """By query id, of all queries that have candidates."""
@@ -145,6 +150,7 @@ def score(
 
     Raises:
         ValueError: No query has a candidate.
+        BackendError: It failed on each of the first ten queries.
     """
     scorer = made("backend", backend)
     asked = {qid: found for qid, found in dataset.candidates.items() if any(one.text.strip() for one in found)}
@@ -163,10 +169,14 @@ def score(
             found = _asked(scorer, dataset.queries[qid], candidates)
             kept.add(qid, found)
         scores[qid] = found
+        if done == _HOPELESS and all(one.error is not None for one in scores.values()):
+            raise BackendError(
+                f"{title(scorer)} failed on each of the first {done} queries; on the last: {found.error}"
+            )
         if progress is not None:
             progress(done, len(asked))
     shown = name or (backend if isinstance(backend, str) else scorer.name)
-    return Scoring(shown, title(scorer), fingerprint, scorer.pointwise, dataset, scores)
+    return Scoring(shown, title(scorer), fingerprint, scorer.pointwise, scorer.scale, dataset, scores)
 
 
 def _asked(backend: Backend, query: str, candidates: Sequence[Candidate]) -> QueryScores:

@@ -1,10 +1,11 @@
 """Systems over the same candidates: figures, verdicts, what a reader has to know."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from rerankx import BackendError, Scale, Scores, Usage
+from rerankx import BackendError, Cached, DiskStore, Scale, Scores, Usage
 from rerankx.evaluation import evaluate
 from rerankx.evaluation.comparing import compare
 from rerankx.evaluation.datasets import Candidate, Dataset, read_run
@@ -53,6 +54,44 @@ def test_p_values_are_adjusted_for_the_number_of_backends():
     systems = compare({"a": backend(last_first), "b": backend(last_first)}, dataset()).systems[1:]
     for system in systems:
         assert system.p_adjusted == pytest.approx(2 * system.against_first_stage.p)
+
+
+def on_six(sign):
+    """Return scores that change the order for the better, or worse, on 6 of the 40 queries: p is 2 / 2 ** 6."""
+
+    def score(query, text):
+        return sign * float(text[-1]) if int(query.split()[1]) < 6 else -sign * float(text[-1])
+
+    return score
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "better"), (-1, "worse")])
+def test_a_verdict_that_many_backends_may_have_by_chance_is_not_given(sign, verdict):
+    some = dataset()
+    if sign < 0:  # the first stage is as the backend is elsewhere
+        some = Dataset("x", some.queries, some.qrels, {qid: found[::-1] for qid, found in some.candidates.items()})
+
+    def same(query, text):
+        return -sign * float(text[-1])
+
+    alone = compare({"a": backend(on_six(sign))}, some, measure="RR@10")
+    assert alone["a"].verdict == alone["a"].against_first_stage.verdict == verdict
+    assert "looked at alone" not in str(alone)
+
+    two = compare({"a": backend(on_six(sign)), "b": backend(same)}, some, measure="RR@10")
+    assert two["a"].against_first_stage.verdict == verdict
+    assert (two["a"].verdict, two["a"].p_adjusted) == ("inconclusive", 2 * two["a"].against_first_stage.p)
+    assert [one["verdict"] for one in two.to_dict()["systems"]] == [None, "inconclusive", "inconclusive"]
+    assert verdict not in str(two).splitlines()[3]
+    assert (
+        f"a is {verdict} if looked at alone (p 0.031), which may be chance among 2 backends (p 0.062, corrected for"
+        " their number)."
+    ) in str(two)
+
+
+def test_equivalence_is_no_matter_of_the_number_of_backends():
+    two = compare({"a": backend(first_first), "b": backend(first_first)}, dataset(), margin=0.1)
+    assert (two["a"].verdict, two["a"].p_adjusted) == ("equivalent", 1.0)
 
 
 def test_a_comparison_that_is_kept_goes_on(tmp_path):
@@ -167,3 +206,69 @@ def test_too_few_judged_queries_are_refused():
 def test_there_is_no_system_of_another_name():
     with pytest.raises(KeyError, match="no system 'x'; there are first stage, a"):
         compare({"a": backend(last_first)}, dataset())["x"]
+
+
+# Load and cold start
+
+
+def test_load_and_cold_start_are_told_only_where_asked_for():
+    compared = compare(["retrieval"], dataset())
+    assert (compared.systems[1].load, compared.systems[1].cold, compared.systems[1].no_cold) == (None, None, "")
+    assert not {"load", "cold", "no_cold"} & compared.to_dict()["systems"][1].keys()
+    assert "at once" not in str(compared)
+    assert "cold" not in str(compared)
+
+
+def test_load_and_cold_start_are_in_the_table_and_the_figures():
+    compared = compare(["retrieval"], dataset(), concurrency=2, cold=True)
+    first, system = json.loads(json.dumps(compared.to_dict(), allow_nan=False))["systems"]
+    assert (system["load"]["concurrency"], system["load"]["queries"], system["load"]["failed"]) == (2, N, 0)
+    assert system["cold"]["start_s"] == compared["retrieval"].cold.start_s > 0
+    assert not {"load", "cold", "no_cold"} & first.keys()
+    assert "no_cold" not in system
+    for shown in (str(compared), compared._repr_html_()):
+        for column in ("p50 ms, 2 at once", "p95 ms, 2 at once", "queries/s, 2 at once", "cold start s", "memory MB"):
+            assert column in shown
+
+
+def test_a_backend_without_a_spec_has_no_cold_start_and_a_remark_says_why():
+    compared = compare({"mine": backend(last_first)}, dataset(), cold=True)
+    assert compared["mine"].cold is None
+    assert "mine has no cold start: SpecError: backend: FakeBackend is not registered" in str(compared)
+    assert "cold start s" not in str(compared)
+    plain = compared.to_dict()["systems"][1]
+    assert (plain["cold"], plain["no_cold"]) == (None, compared["mine"].no_cold)
+
+
+def test_what_failed_or_came_from_a_cache_under_load_is_told(tmp_path):
+    class Weak(FakeBackend):
+        def _score(self, query, texts, *, top_n=None):
+            if len(self.calls) > N:  # scored, and now under load
+                raise BackendError("down")
+            return super()._score(query, texts)
+
+    told = str(compare({"weak": Weak()}, dataset(), concurrency=2))
+    assert "weak failed on 40 of 40 queries under load." in told
+    assert "from a cache" not in told
+    cached = Cached(FakeBackend(), store=DiskStore(tmp_path / "scores.db"))
+    assert "cached took 100% of the texts under load from a cache." in str(
+        compare({"cached": cached}, dataset(), concurrency=2)
+    )
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is():
+    asked = backend(last_first)
+    with pytest.raises(ValueError, match="concurrency must be at least 1, not 0"):
+        compare([asked], dataset(), concurrency=0)
+    with pytest.raises(ValueError, match="did you mean 'embedded'"):
+        compare({"a": asked, "b": "embeded"}, dataset())
+    assert asked.calls == []
+
+
+def test_a_model_is_not_measured_by_its_own_judgements():
+    some = replace(dataset(), labelled_by="judge:gpt-x")
+    asked = backend(last_first, model="gpt-x")
+    with pytest.raises(ValueError, match="made up was judged by judge:gpt-x, and a is that model or holds it"):
+        compare({"a": asked}, some)
+    assert asked.calls == []
+    assert compare({"a": backend(last_first, model="gpt-y")}, some)["a"].mean > 0

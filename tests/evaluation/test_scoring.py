@@ -206,3 +206,25 @@ def test_usage_is_added_up_and_kept(tmp_path):
 
     for _ in range(2):
         assert score(Paid(), dataset(), keep=tmp_path).usage == Usage(calls=3, cost_usd=1.5)
+
+
+class Dead(FakeBackend):
+    """Answers nobody."""
+
+    def __init__(self):
+        super().__init__(score=by_length, scale=Scale.UNKNOWN)
+        self.asked = 0
+
+    def _score(self, query, texts, *, top_n=None):
+        self.asked += 1
+        raise BackendError("connection refused")
+
+
+def test_one_that_never_answers_is_not_asked_about_every_query():
+    one = dataset()
+    queries = {f"q{i}": f"apple {i}" for i in range(50)}
+    many = Dataset("many", queries, {qid: {} for qid in queries}, dict.fromkeys(queries, one.candidates["q0"]))
+    backend = Dead()
+    with pytest.raises(BackendError, match=r"failed on each of the first 10 queries.*connection refused"):
+        score(backend, many)
+    assert backend.asked == 11
