@@ -1,4 +1,4 @@
-"""The command line: `rerankx demo`, `rerank`, `backends`, `models`, `download`, `verify`.
+"""The command line: `rerankx demo`, `rerank`, `advise`, `backends`, `models`, `download`, `verify`.
 
 Exit status: 0 done; 1 a backend failed or is not installed; 2 wrong arguments or input; 130 interrupted.
 """
@@ -93,6 +93,53 @@ def _parser() -> argparse.ArgumentParser:
     rerank.add_argument("--min-score", type=float, help="keep those with at least this score, in [0, 1]")
     _add_backend(rerank)
     rerank.set_defaults(command=_rerank)
+
+    advise = commands.add_parser(
+        "advise",
+        help="say whether reranking helps on your data, with what, and how deep",
+        description="Say whether to rerank: first what even a perfect order could gain, then every backend, depth and mixture "
+        "with the first stage, chosen on one part of the queries and measured on the other. Prints a sentence with its reason "
+        "and a table; writes a report, all figures, and, where reranking is advised, a spec that both adapters load.",
+    )
+    advise.add_argument(
+        "data",
+        nargs="?",
+        help="a folder in BEIR layout (corpus.jsonl, queries.jsonl, qrels/), candidates as JSON lines, or LlamaIndex's QA dataset"
+        " (default: the small help centre that ships, an illustration)",
+    )
+    advise.add_argument(
+        "--candidates", help="a folder's first stage: JSON lines or a TREC run (default: what lies in it, else BM25)"
+    )
+    advise.add_argument("--split", default="test", help="which judgements of a folder (default test)")
+    advise.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help='what to try, "backend" or "backend:model"; repeatable (default: embedded, and minilm if it is on this machine)',
+    )
+    advise.add_argument(
+        "--budget-ms", type=float, metavar="MS", help="most that a query may take, at its 95th percentile"
+    )
+    advise.add_argument("--budget-usd", type=float, metavar="USD", help="most that 1,000 queries may cost")
+    advise.add_argument("--offline", action="store_true", help="ask no service and fetch no model")
+    advise.add_argument("--measure", default="nDCG@10", help="such as nDCG@10, RR@10, R@5 (default nDCG@10)")
+    advise.add_argument(
+        "--depth",
+        action="append",
+        type=int,
+        metavar="N",
+        help="candidates to rerank; repeatable (default 10, 20, 50, 100, 200)",
+    )
+    advise.add_argument(
+        "--margin", type=float, default=0.01, help="the largest difference that does not matter (default 0.01)"
+    )
+    advise.add_argument(
+        "--out",
+        default="rerankx-advice",
+        metavar="FOLDER",
+        help="where to write, and to go on from (default rerankx-advice)",
+    )
+    advise.set_defaults(command=_advise)
 
     backends = commands.add_parser("backends", help="list what is installed, what is missing, and what installs it")
     backends.set_defaults(command=_backends)
@@ -191,6 +238,14 @@ def _parsed(line: str, number: int, field: str) -> tuple[str, object]:
     return text, document
 
 
+def _advise(args: argparse.Namespace) -> None:
+    from rerankx.cli import advising
+
+    advice = advising.advice(args, _bar)
+    print(advice)
+    print("\nWritten:", *advice.save(args.out))
+
+
 def _backends(args: argparse.Namespace) -> None:
     for backend in available():
         state = f"missing {', '.join(backend.missing)}: {backend.command}" if backend.missing else "installed"
@@ -226,6 +281,11 @@ def _with_progress(items: Iterable[T], *, total: int) -> Iterator[T]:
     """Yield the items; on a terminal, draw a bar meanwhile."""
     for done, item in enumerate(items, 1):
         yield item
-        if sys.stderr.isatty():
-            bar = "#" * (30 * done // total)
-            print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        _bar(done, total)
+
+
+def _bar(done: int, total: int) -> None:
+    """Draw how far it is, on a terminal."""
+    if sys.stderr.isatty():
+        bar = "#" * (30 * done // total)
+        print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

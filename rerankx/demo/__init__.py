@@ -12,6 +12,7 @@ from typing import Any
 
 from rerankx.backends.embedded.encoder import shared_encoder
 from rerankx.backends.embedded.lexical import bm25, shared_lexicon
+from rerankx.evaluation.datasets import Candidate, Dataset
 from rerankx.evaluation.metrics import evaluate
 from rerankx.ranking import Ranking, best_first
 from rerankx.reranker import Reranker
@@ -79,6 +80,21 @@ class KeywordSearch:
         pieces = shared_encoder().pieces(query)
         scores = [bm25(pieces, words, shared_lexicon()) for words in self._words]
         return [self._collection[i] for i in best_first(scores)[:k]]
+
+
+def dataset(*, candidates: int = 20) -> Dataset:
+    """Return the help centre as a dataset: the questions, their judgements, and what keyword search finds, without scores."""
+    search, asked = KeywordSearch(passages()), questions()
+    return Dataset(
+        "help centre",
+        {question.id: question.text for question in asked},
+        {question.id: question.grades for question in asked},
+        {
+            question.id: [Candidate(passage.id, passage.text) for passage in search(question.text, candidates)]
+            for question in asked
+        },
+        "keyword search",
+    )
 
 
 def run(reranker: Reranker, *, candidates: int = 20) -> Iterator[Answered]:

@@ -1,12 +1,16 @@
 """Measure rankings against judgements, and find out which reranker helps on data of your own.
 
-from rerankx.evaluation import compare, load
+from rerankx.evaluation import advise, compare, load
 
+print(advise("my-collection", budget_ms=100))
 print(compare(["embedded", "minilm"], load("my-collection")))
 """
 
+from rerankx.evaluation.advising import Advice, advise
 from rerankx.evaluation.calibration import Calibrator, brier_score, calibration_error, reliability
+from rerankx.evaluation.choosing import Choice
 from rerankx.evaluation.comparing import Compared, System, compare
+from rerankx.evaluation.configurations import Ceiling, Configuration
 from rerankx.evaluation.datasets import (
     Candidate,
     Dataset,
@@ -21,6 +25,8 @@ from rerankx.evaluation.datasets import (
     with_retriever,
     write_run,
 )
+from rerankx.evaluation.labels import Agreement, Labels, label
+from rerankx.evaluation.loads import Cold, Load
 from rerankx.evaluation.metrics import (
     average_precision,
     evaluate,
@@ -47,14 +53,23 @@ from rerankx.evaluation.statistics import (
 )
 
 __all__ = [
+    "Advice",
+    "Agreement",
     "Calibrator",
     "Candidate",
+    "Ceiling",
+    "Choice",
+    "Cold",
     "Compared",
     "Comparison",
+    "Configuration",
     "Dataset",
+    "Labels",
+    "Load",
     "QueryScores",
     "Scoring",
     "System",
+    "advise",
     "average_precision",
     "bootstrap_interval",
     "brier_score",
@@ -72,6 +87,7 @@ __all__ = [
     "hit",
     "holm",
     "judged_fraction",
+    "label",
     "load",
     "minimum_detectable_effect",
     "ndcg",

@@ -131,7 +131,7 @@ def test_a_beir_folder_is_loaded_with_its_candidates(tmp_path):
             "q1": (Candidate("d1", "Refunds Paid back in ten days.", 3.0), Candidate("d2", "Cats sleep.", 1.5)),
             "q2": (Candidate("d3", "Parcels are sent on Mondays.", 0.5),),
         },
-        first_stage="candidates.BM25.jsonl",
+        first_stage="BM25",
         issues=(),
     )
 
@@ -143,7 +143,7 @@ def test_its_candidates_can_be_named_or_loaded_themselves(tmp_path):
         load(folder)
     by_path = load(folder, candidates=folder / "candidates.other.jsonl")
     assert by_path == load(folder / "candidates.other.jsonl")
-    assert by_path.first_stage == "candidates.other.jsonl"
+    assert by_path.first_stage == "other"
     assert "queries without candidates, kept: they count 0: 1, such as query 'q2'" in issue(by_path)
 
 
@@ -200,7 +200,7 @@ def test_files_may_be_gzipped_with_mark_and_windows_line_ends(tmp_path):
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
         path.unlink()
     zipped = load(folder)
-    assert zipped.first_stage == "candidates.BM25.jsonl.gz"
+    assert zipped.first_stage == "BM25"
     assert (zipped.queries, zipped.qrels, zipped.candidates) == (plain.queries, plain.qrels, plain.candidates)
 
 

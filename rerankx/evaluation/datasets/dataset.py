@@ -35,7 +35,7 @@ class Dataset:
     candidates: Mapping[str, Sequence[Candidate]]
     """Query id to what the first stage found, best first, each document once; empty where it found nothing."""
     first_stage: str = ""
-    """What found the candidates: a file's name, "bm25s", a retriever's type."""
+    """What found the candidates: "bm25s", a retriever's type, a file's name; of candidates.NAME.jsonl, NAME."""
     issues: Sequence[str] = ()
     """What was odd and what was done about it, a sentence each."""
     labelled_by: str = ""

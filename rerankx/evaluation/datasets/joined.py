@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rerankx.arguments import shown
@@ -46,7 +47,9 @@ def joined(
     for docid in sorted(blank):
         notes.add(f"{FIRST_STAGE}documents without text, kept", f"document {shown(docid)}")
     judged = {qid: qrels[qid] for qid in queries}
-    return Dataset(name, dict(queries), judged, candidates, stage.name, notes.told())
+    of_a_folder = re.fullmatch(r"candidates\.(.+)\.jsonl(\.gz)?", stage.name)
+    first_stage = of_a_folder[1] if of_a_folder else stage.name
+    return Dataset(name, dict(queries), judged, candidates, first_stage, notes.told())
 
 
 def _folded(text: str) -> str:
