@@ -45,7 +45,7 @@ class Advice:
     remarks: Sequence[str]
     """What a reader has to know beside it, a sentence each."""
     dataset: Dataset
-    """The queries that have a relevant judgement, and as many candidates as were looked at."""
+    """Of what was given, the queries that have a relevant judgement."""
     measure: str
     margin: float
     """The largest difference that does not matter."""
@@ -188,8 +188,8 @@ def advise(
     deep = sorted({whole("a depth", depth) for depth in depths})
     if not deep:
         raise ValueError("depths is empty; give at least one, such as 50")
-    dataset = _judged(data if isinstance(data, Dataset) else load(data)).depth(deep[-1])
-    longest = max(map(len, dataset.candidates.values()))
+    dataset = _judged(data if isinstance(data, Dataset) else load(data, depth=max(deep)))
+    longest = min(deep[-1], max(map(len, dataset.candidates.values())))
     deep = [*(depth for depth in deep if depth < longest), longest]
     groups = same_subject(dataset.queries, dataset.qrels)
     measuring = Measuring(dataset, measure, groups, seed)
@@ -223,7 +223,7 @@ def advise(
     if offline:
         _refuse_services(as_is)
     ready = at_hand if offline or backends is None else as_is
-    tried, missing = _tried(ready, dataset, backends is None, keep, progress)
+    tried, missing = _tried(ready, dataset.depth(longest), backends is None, keep, progress)
     remarks += missing
     configurations: list[Configuration] = []
     specs: dict[str, Any] = {}

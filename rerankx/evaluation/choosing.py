@@ -124,19 +124,23 @@ def same_subject(queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, in
 
     Such queries win and lose together: ten ways to ask for one passage tell little more than one.
     """
-    numbers: dict[Hashable, int] = {}
-    of: list[int] = []
-    for qid, text in queries.items():
+    joined: list[int] = []  # to an earlier query of the group, or to itself
+    known: dict[Hashable, int] = {}
+
+    def earliest(i: int) -> int:
+        while joined[i] != i:
+            joined[i] = joined[joined[i]]
+            i = joined[i]
+        return i
+
+    for i, (qid, text) in enumerate(queries.items()):
+        joined.append(i)
         relevant = frozenset(docid for docid, grade in qrels[qid].items() if grade > 0)
-        keys: list[Hashable] = [" ".join(text.casefold().split()), *([relevant] if relevant else [])]
-        known = sorted({numbers[key] for key in keys if key in numbers})
-        number = known[0] if known else len(of)
-        for other in known[1:]:  # this query joins what was apart
-            of = [number if one == other else one for one in of]
-            numbers = {key: number if one == other else one for key, one in numbers.items()}
-        numbers.update(dict.fromkeys(keys, number))
-        of.append(number)
-    return of
+        for key in (" ".join(text.casefold().split()), relevant):
+            if key:
+                one, other = earliest(i), earliest(known.setdefault(key, i))
+                joined[max(one, other)] = min(one, other)
+    return [earliest(i) for i in range(len(joined))]
 
 
 def _members(groups: Sequence[Hashable]) -> list[list[int]]:

@@ -114,11 +114,11 @@ class Measuring:
 
     def ceiling(self, depths: Sequence[int]) -> tuple[Ceiling, list[float]]:
         """Return what the candidates allow, and the measure of each query in the best order of its candidates."""
-        qrels = self.dataset.qrels
-        best = {
-            qid: sorted(docids, key=lambda docid, qid=qid: -qrels[qid].get(docid, 0))  # type: ignore[misc]
-            for qid, docids in self.run.items()
-        }
+        qrels, deepest = self.dataset.qrels, depths[-1]
+        best = {}
+        for qid, docids in self.run.items():
+            reached = sorted(docids[:deepest], key=lambda docid, grades=qrels[qid]: -grades.get(docid, 0))  # type: ignore[misc]
+            best[qid] = [*reached, *docids[deepest:]]
         ideal = list(self.values(best).values())
         first = list(self.first.values())
         low, high = self.interval([a - b for a, b in zip(ideal, first, strict=True)])
@@ -139,7 +139,7 @@ class Measuring:
         budget_ms: float | None,
         budget_usd: float | None,
     ) -> Iterator[Configuration]:
-        """Yield the backend at every depth, alone and mixed with the first stage."""
+        """Yield the backend at every depth, alone and mixed with the first stage; behind what was scored, as it was."""
         for depth in depths if scoring.pointwise else depths[-1:]:
             # Texts that a cache has answered would make the deepest look like the fastest.
             usage = scoring.usage
@@ -153,7 +153,8 @@ class Measuring:
             for method, weight in _MIXTURES:
                 if method == "weighted" and not self.dataset.scored:
                     continue
-                run = scoring.ranked(depth=depth, weight=weight, method=method)
+                ranked = scoring.ranked(depth=depth, weight=weight, method=method)
+                run = {qid: [*ranked[qid], *docids[len(ranked[qid]) :]] for qid, docids in self.run.items()}
                 values = self.values(run)
                 gains = [values[qid] - self.first[qid] for qid in values]
                 low, high = self.interval(list(values.values()))
