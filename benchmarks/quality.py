@@ -4,7 +4,7 @@
 
 DATA is a folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels/test.tsv. The candidates are a first stage's ranking, one
 query a line: {"qid": ..., "hits": [{"docid": ..., "rank": ..., "score": ...}]}; without them BM25 is run here (bm25s, k1 0.9,
-b 0.4, English stop words and stemmer; needs `pip install bm25s PyStemmer`).
+b 0.4, English stop words and stemmer; needs `pip install 'rerankx[evaluation]'`).
 
 Prints nDCG@10 (linear gain, ideal from all judgments), MAP and MRR of both orders over every judged query, and the median and
 95th percentile of milliseconds per query, in this process, one query at a time, after one warm-up query.

@@ -177,7 +177,6 @@ def test_the_verdicts_follow_from_the_figures():
             assert (one["verdict"] == "better") == (one["low"] > 0 and one["p_adjusted"] <= 0.05)
 
 
-
 @pytest.mark.slow
 def test_a_collection_gives_the_figures_again(tmp_path):
     if not (DATA / "xquad" / "en").is_dir():

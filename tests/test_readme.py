@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation.collection_stage import write_collection
 from fault_stage import FaultStage
 
 ROOT = Path(__file__).parents[1]
@@ -15,8 +16,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n<!-- output:.*?-->\n```text\n(.*
 
 
 @pytest.fixture(scope="module")
-def names():
-    """Return what a reader has before the first line: a LangChain retriever, a LlamaIndex index, and a key for Cohere."""
+def names(tmp_path_factory):
+    """Return what a reader has before the first line: a retriever, an index, a collection, and a key for Cohere."""
     pytest.importorskip("langchain_core")
     pytest.importorskip("llama_index.core")
     from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -34,6 +35,9 @@ def names():
         patch.setenv("CO_API_KEY", "key")
         patch.setenv("OPENAI_API_KEY", "key")
         patch.setenv("CO_API_URL", cohere.address())
+        home = tmp_path_factory.mktemp("readme")
+        write_collection(home / "my-collection")
+        patch.chdir(home)
         yield {"retriever": store.as_retriever(), "index": index}
 
 

@@ -1006,7 +1006,10 @@ load({str(beir(tmp_path, hits=None))!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert MissingDependencyError.__name__ in done.stderr
-    assert "needs bm25s, Stemmer, not installed here: pip install bm25s PyStemmer (or pass candidates=" in done.stderr
+    assert (
+        "needs bm25s, Stemmer, not installed here: pip install 'rerankx[evaluation]' (or pass candidates="
+        in done.stderr
+    )
 
 
 # Size

@@ -109,7 +109,7 @@ def check_bm25() -> None:
     """Raise MissingDependencyError unless BM25 can be run here."""
     missing = [name for name in ("bm25s", "Stemmer") if find_spec(name) is None]
     if missing:
-        command = "pip install bm25s PyStemmer (or pass candidates=: a run, or a retriever)"
+        command = "pip install 'rerankx[evaluation]' (or pass candidates=: a run, or a retriever)"
         raise MissingDependencyError("BM25 as first stage", missing, command)
 
 
