@@ -18,13 +18,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rerankx.evaluation.statistics import Comparison, compare_paired, win_tie_loss
+from rerankx.evaluation.statistics import Comparison, compare_paired, queries_needed, win_tie_loss
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Decision = Literal["rerank", "skip", "inconclusive"]
+
+_CHUNK = 2**20  # numbers held at once: 8 MiB
+_NOTHING = 1e-9  # an error that is none
 
 FOLDS = 5
 FEWEST = 30
@@ -40,8 +43,8 @@ class Choice:
     option: int
     """The position of the one that is chosen on all queries; whether to use it is for `decision` to say."""
     gain: Comparison
-    """The options chosen on other queries, minus the first stage; n and `more_queries` count groups, and wins, ties and losses
-    queries."""
+    """The options chosen on other queries, minus the first stage. n and `more_queries` count groups, and wins, ties and losses
+    queries; p and the interval are for the whole way of choosing. "better" is not enough for "rerank": see `choose`."""
     chosen: Mapping[int, int]
     """In how many parts each option was chosen, the most frequent first."""
 
@@ -59,6 +62,11 @@ def choose(
     """Return the first option that is not inferior to the best, and what it is worth to choose so.
 
     Not inferior: with confidence `level`, one-sided, its mean is at most `margin` below that of the option with the highest mean.
+
+    "rerank" asks for a gain that is shown, and that is left if as many queries lose all they had as n groups may hide (7.1 % of
+    them for 50). "skip" asks for a loss that is shown, or an interval that lies below the margin. p is the share of random signs
+    for the groups' differences by which the whole procedure, with its choices, gives as much; where there is one option it is
+    `sign_flip`'s. `benchmarks/advisor.py` has the rates of error in worlds in which the truth is known.
 
     Args:
         first: The first stage's value per query, in [0, 1], higher is better.
@@ -99,9 +107,14 @@ def choose(
             for i in members[group]:
                 queries_after[i] = options[option][i]
     gain = compare_paired(after.tolist(), before.tolist(), margin=margin, level=level, resamples=resamples, seed=seed)
+    if len(table) > 1:
+        gain = _widened(gain, *_by_chance(table - before, parts, margin, level, resamples, seed))
     wins, ties, losses = win_tie_loss([a - b for a, b in zip(queries_after, first, strict=True)])
     gain = replace(gain, wins=wins, ties=ties, losses=losses)
-    return Choice(_decided(gain), _preferred(table, margin, level), gain, dict(chosen.most_common()))
+    decision = _decided(gain)
+    if decision == "inconclusive":
+        gain = replace(gain, more_queries=_more(gain))
+    return Choice(decision, _preferred(table, margin, level), gain, dict(chosen.most_common()))
 
 
 def by_group(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
@@ -168,9 +181,114 @@ def _preferred(table: NDArray[np.float64], margin: float, level: float) -> int:
     return int(enough.argmax())
 
 
+def _by_chance(
+    differences: NDArray[np.float64],
+    parts: Sequence[NDArray[np.int_]],
+    margin: float,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the gains of so many times in which nothing but chance is at work, and their standard errors.
+
+    Each time every group's differences [options, groups] keep their signs or all change them, and the choice is made anew in each
+    part. The parts depend on each other: an option that does well in one by chance is chosen for all the others. Of 18 options
+    without any effect the gain over its error has a standard deviation of 1.2, not 1 (1.07 with two parts, 1.5 with twenty).
+    """
+    import numpy as np
+
+    count, n = differences.shape
+    z = statistics.NormalDist().inv_cdf(level)
+    squares = [differences[:, part] @ differences[:, part].T for part in parts]
+    all_squares = sum(squares, start=np.zeros((count, count)))
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // max(n, count * len(parts)))
+    gains, errors = [], []
+    for start in range(0, resamples, rows):
+        signs = rng.integers(0, 2, (min(rows, resamples - start), n)) * 2.0 - 1
+        sums = [signs[:, part] @ differences[:, part].T for part in parts]
+        all_sums = sum(sums, start=np.zeros((len(signs), count)))
+        total, square = np.zeros(len(signs)), np.zeros(len(signs))
+        each = np.arange(len(signs))
+        for part, own, own_squares in zip(parts, sums, squares, strict=True):
+            others = n - len(part)
+            means = (all_sums - own) / others
+            best = means.argmax(axis=1)
+            behind = means[each, best][:, None] - means
+            product = (all_squares - own_squares) / others
+            size = np.diag(product)
+            spread = (size[:, None] + size - 2 * product)[best] - behind**2  # changed signs leave squares as they are
+            enough = behind + z * np.sqrt(np.maximum(spread, 0) / max(others - 1, 1)) <= margin
+            enough[each, best] = True
+            option = enough.argmax(axis=1)
+            total += own[each, option]
+            square += np.diag(own_squares)[option]
+        gains.append(total / n)
+        errors.append(np.sqrt(np.maximum(square - total**2 / n, 0) / (n - 1) / n))
+    return np.concatenate(gains), np.concatenate(errors)
+
+
+def _widened(gain: Comparison, chance: NDArray[np.float64], errors: NDArray[np.float64]) -> Comparison:
+    """Return the comparison with p and an interval for this way of choosing; `chance` and its `errors` are of `_by_chance`.
+
+    p is twice the share of them that is as far out, over its error, on that side. The interval is as much wider as they vary more
+    than their errors say.
+    """
+    if gain.sd <= _NOTHING or not errors.any():
+        return gain
+    seen = gain.difference / gain.sd * math.sqrt(gain.n)
+    there = errors > _NOTHING
+    scaled = chance[there] / errors[there]
+    # Sums in another order differ in the last digits.
+    fewer = min((scaled >= seen - 1e-9).sum(), (scaled <= seen + 1e-9).sum())
+    p = min(1.0, 2 * (int(fewer) + 1) / (len(chance) + 1))
+    stretch = max(1.0, math.sqrt(float((chance**2).sum() / (errors**2).sum())))
+    low = gain.difference - (gain.difference - gain.low) * stretch
+    high = gain.difference + (gain.high - gain.difference) * stretch
+    shown = {
+        "better": p <= 1 - gain.level and low > 0,
+        "worse": p <= 1 - gain.level and high < 0,
+        "equivalent": -gain.margin <= low and high <= gain.margin,
+        "inconclusive": True,
+    }[gain.verdict]
+    more = gain.more_queries
+    if not shown and gain.difference:
+        more = max(1, queries_needed(gain.sd * stretch, abs(gain.difference), level=gain.level) - gain.n)
+    return replace(
+        gain,
+        p=p,
+        low=low,
+        high=high,
+        detectable=gain.detectable * stretch,
+        not_inferior=gain.not_inferior and low >= -gain.margin,
+        verdict=gain.verdict if shown else "inconclusive",
+        more_queries=more,
+    )
+
+
+def _enough_to_see(gain: Comparison) -> float:
+    """Return how many groups it takes until the gain outweighs queries that lose all they had and of which none was seen.
+
+    n groups show none with a chance of (1 - level) / 2 if their share is 1 - ((1 - level) / 2) ** (1 / n): 7.1 % for 50.
+    """
+    if gain.difference <= 0:
+        return math.inf
+    if gain.mean_b <= 0:  # there is nothing to lose
+        return 0
+    return math.log((1 - gain.level) / 2) / math.log1p(-gain.difference / (gain.difference + gain.mean_b))
+
+
 def _decided(gain: Comparison) -> Decision:
     if gain.n < FEWEST:
         return "inconclusive"
-    if gain.verdict == "better":
+    if gain.verdict == "better" and gain.n > _enough_to_see(gain):
         return "rerank"
     return "skip" if gain.verdict == "worse" or gain.high < gain.margin else "inconclusive"
+
+
+def _more(gain: Comparison) -> int | None:
+    """Return how many more groups may settle what is inconclusive; None if no number is known."""
+    if gain.verdict == "better":
+        return max(FEWEST, math.floor(_enough_to_see(gain)) + 1) - gain.n
+    few = max(0, FEWEST - gain.n)
+    return max(few, gain.more_queries) if gain.more_queries is not None else few or None

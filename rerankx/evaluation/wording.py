@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rerankx import __version__
 from rerankx.evaluation.calibration import Calibrator
 from rerankx.evaluation.choosing import FEWEST, FOLDS, Choice
-from rerankx.evaluation.configurations import Ceiling, Configuration, Measuring, pareto
+from rerankx.evaluation.configurations import Ceiling, Configuration, Measuring, cost, pareto
 from rerankx.evaluation.datasets import Dataset
 from rerankx.evaluation.metrics import evaluate
 from rerankx.evaluation.scoring import Scoring
@@ -51,6 +51,11 @@ def reason(choice: Choice, chosen: Configuration, options: int, measure: str, ma
             f" {best}, has {figures}."
         )
     more = "" if gain.more_queries is None else f" Judge about {gain.more_queries:,} more to settle it."
+    if gain.verdict == "better":
+        return (
+            f"Inconclusive: {best}, has {figures} on other queries, and {gain.n} queries are too few to rule out that rare losses"
+            f" outweigh it.{more}"
+        )
     return (
         f"Inconclusive: {best}, has {figures} on other queries, and so few find a true gain of {gain.detectable:.3f} in 8 of 10"
         f" cases.{more}"
@@ -116,6 +121,11 @@ def about_choice(
         yield (
             f"{best.name} has {best.mean - chosen.mean:.3f} more on these queries, which is within the margin, at {price(best)}."
         )
+    for one in options[: choice.option]:
+        gap = [chosen.values[qid] - value for qid, value in one.values.items()]
+        if cost(one)[:2] < cost(chosen)[:2] and measuring.interval(gap)[0] <= 0:
+            yield f"{one.name} takes less, {price(one)}, and so few queries do not tell the two apart."
+            break
     if chosen.method == "weighted" and chosen.weight < 1:
         yield "It adds up scores: the retriever has to give them too (retrieval_score=, where they are not on the documents)."
     judged = [

@@ -70,6 +70,36 @@ def test_the_gain_is_of_queries_that_the_choice_was_not_made_on():
     assert choice.decision != "rerank"
 
 
+def test_of_many_that_change_nothing_one_is_recommended_no_more_often_than_promised():
+    rng, found = random.Random(5), 0
+    for _ in range(200):
+        first = [0.5] * 60
+        options = [[0.5 + rng.choice((-0.3, 0, 0.3)) for _ in first] for _ in range(12)]
+        found += choose(first, options, resamples=300, seed=rng.randrange(1000)).decision == "rerank"
+    assert found <= 11  # 5 are expected; 12 or more come in 1 of 200 cases, and without the correction about 13
+
+
+def test_the_interval_is_wider_where_there_was_more_to_choose_from():
+    noise = [shifted(0.01, 0.3, seed=seed) for seed in range(30)]
+    one, many = choose(FIRST, noise[:1]), choose(FIRST, noise)
+    assert (many.gain.high - many.gain.low) / many.gain.sd > 1.05 * (one.gain.high - one.gain.low) / one.gain.sd
+    assert many.gain.low < many.gain.difference < many.gain.high
+
+
+def test_a_small_gain_must_outweigh_the_losses_that_so_few_queries_may_hide():
+    first = [0.5] * 60
+    choice = choose(first, [[0.52] * 60])
+    assert (choice.gain.verdict, choice.decision) == ("better", "inconclusive")
+    assert choice.gain.more_queries == 35  # 0.02 / 0.52 = 1 - 0.025 ** (1 / 94.06)
+    assert choose(first * 2, [[0.52] * 120]).decision == "rerank"
+    assert choose([0.0] * 30, [[0.2] * 30]).decision == "rerank"  # which had nothing to lose
+
+
+def test_too_few_are_told_how_many_are_missing():
+    assert choose(FIRST[:10], [shifted(0.2, of=FIRST[:10])]).gain.more_queries >= 20
+    assert choose([0.5] * 10, [[0.5] * 10]).gain.more_queries >= 20
+
+
 def test_the_gain_is_the_mean_over_queries_and_counts_them():
     option = shifted(0.1)
     choice = choose(FIRST, [option], groups=[i // 2 for i in range(100)])
