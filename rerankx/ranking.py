@@ -182,9 +182,9 @@ class Ranking(Sequence[Hit[T_co]]):
             f'<tr><td style="text-align:right">{hit.rank}</td>'
             f'<td style="color:{_colour(hit)};white-space:nowrap">{_arrow(hit)}</td>'
             f'<td title="{html.escape(f"raw {hit.raw_score}")}">{hit.score:.3f}</td>'
-            f'<td style="text-align:left" title="{html.escape(_showable(hit.text[:2000]))}">'
+            f'<td style="text-align:left" title="{html.escape(showable(hit.text[:2000]))}">'
             f"{html.escape(_preview(hit.text))}</td>"
-            + (f'<td style="text-align:left">{html.escape(_showable(way))}</td>' if shown else "")
+            + (f'<td style="text-align:left">{html.escape(showable(way))}</td>' if shown else "")
             + "</tr>"
             for hit, way in zip(self.hits, ways, strict=True)
         )
@@ -230,10 +230,11 @@ def _colour(hit: Hit[object]) -> str:
     return "gray" if hit.movement == 0 else "green" if hit.movement > 0 else "firebrick"
 
 
-def _showable(text: str) -> str:
+def showable(text: str) -> str:
+    """Return the text without what steers a terminal or cannot be printed."""
     return _UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _preview(text: str) -> str:
-    line = _showable(" ".join(text[: 4 * _PREVIEW].split()))
+    line = showable(" ".join(text[: 4 * _PREVIEW].split()))
     return line if len(line) <= _PREVIEW else line[: _PREVIEW - 1] + "…"

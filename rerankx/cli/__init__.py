@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = args.command
     try:
         command(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (_BadInput, OSError, ValueError, TypeError) as error:
@@ -241,7 +242,13 @@ def _parsed(line: str, number: int, field: str) -> tuple[str, object]:
 def _advise(args: argparse.Namespace) -> None:
     from rerankx.cli import advising
 
-    advice = advising.advice(args, _bar)
+    if os.path.isfile(args.out):
+        raise _BadInput(f"--out is a file, {args.out}; name a folder")
+    try:
+        advice = advising.advice(args, advising.Bar())
+    except KeyboardInterrupt:
+        print(f"\nrerankx: stopped; the same command goes on from {args.out}", file=sys.stderr)
+        raise
     print(advice)
     print("\nWritten:", *advice.save(args.out))
 
@@ -281,11 +288,6 @@ def _with_progress(items: Iterable[T], *, total: int) -> Iterator[T]:
     """Yield the items; on a terminal, draw a bar meanwhile."""
     for done, item in enumerate(items, 1):
         yield item
-        _bar(done, total)
-
-
-def _bar(done: int, total: int) -> None:
-    """Draw how far it is, on a terminal."""
-    if sys.stderr.isatty():
-        bar = "#" * (30 * done // total)
-        print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            bar = "#" * (30 * done // total)
+            print(f"\r[{bar:<30}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
+from typing import cast
 
 from rerankx import demo
 from rerankx.evaluation import Advice, Dataset, advise, load
 from rerankx.evaluation.scoring import Progress
+
+_EVERY_S = 30
+
+
+class Bar:
+    """Tells on standard error how far the scoring is and how long it may take: a bar on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self._start = self._told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that so many queries of so many are scored."""
+        now = time.monotonic()
+        left = (now - self._start) / done * (total - done)
+        text = f"{done}/{total} queries scored, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
+        if sys.stderr.isatty():
+            bar = "#" * (30 * done // total)
+            print(f"\r[{bar:<30}] {text:<60}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif now - self._told > _EVERY_S:
+            self._told = now
+            print(f"rerankx: {text}", file=sys.stderr, flush=True)
 
 
 def advice(args: argparse.Namespace, progress: Progress) -> Advice:
@@ -29,6 +53,15 @@ def advice(args: argparse.Namespace, progress: Progress) -> Advice:
 
 def _data(args: argparse.Namespace) -> Dataset:
     if args.data is None:
+        if args.candidates is not None or args.split != "test":
+            raise ValueError("--candidates and --split belong to a collection; give its path, too")
         return demo.dataset()
-    deepest = max(args.depth or [200])
-    return load(args.data, split=args.split, candidates=args.candidates, depth=deepest)
+    return load(args.data, split=args.split, candidates=_first_stage(args), depth=max(args.depth or [200]))
+
+
+def _first_stage(args: argparse.Namespace) -> str | Path | None:
+    """Return the file of candidates: as it was named, or as it is called in the folder."""
+    if args.candidates is None or Path(args.candidates).exists():
+        return cast("str | None", args.candidates)
+    inside = (Path(args.data) / name for name in (args.candidates, f"candidates.{args.candidates}.jsonl"))
+    return next((path for path in inside if path.exists()), Path(args.candidates))

@@ -191,10 +191,12 @@ class Fusion(Backend):
             return
         for backend, scale in zip(self.backends, scales, strict=True):
             if scale is not None and scale.kind == "rank":
-                missing = "no retrieval_score came, so its" if isinstance(backend, Retrieval) else "its"
+                missing, way = "its", ""
+                if isinstance(backend, Retrieval):
+                    missing, way = "no retrieval_score came, so its", "pass retrieval_score=, or "
                 raise OptionError(
-                    f"method='weighted' adds up scores, and {title(backend)} has none: {missing} answer is only an order; take"
-                    " method='rrf'"
+                    f"method='weighted' adds up scores, and {title(backend)} has none: {missing} answer is only an order;"
+                    f" {way}take method='rrf'"
                 )
             if scale is not None and self._keeps_scale and not scale.absolute:
                 raise OptionError(

@@ -34,8 +34,9 @@ class Retrieval(Backend):
         Fusion(["retrieval", "embedded"])
         Cascade(["retrieval", "minilm"], keep=[20])
 
-    That is the order in which they came to `Reranker.rerank`, wherever in a pipeline this stands. A text that came several times
-    has the best of its places and scores. One that came without a score, among others with one, is not scored.
+    That is the order in which they came to `Reranker.rerank`, wherever in a pipeline this stands; between equal scores it
+    decides. A text that came several times has the best of its places and scores. One that came without a score, among others
+    with one, is not scored.
     """
 
     name = "retrieval"
@@ -47,12 +48,13 @@ class Retrieval(Backend):
         came = _retrieved.get()
         if came is None:  # asked by itself, not by a `Reranker`
             came = _Retrieved(texts, None)
+        places = {text: place for place, text in reversed(list(enumerate(came.texts)))}
+        order = sorted((i for i, text in enumerate(texts) if text in places), key=lambda i: places[texts[i]])
         if came.scores is not None and any(score is not None for score in came.scores):
             best: dict[str, float] = {}
             for text, score in zip(came.texts, came.scores, strict=True):
                 if score is not None:
                     best[text] = max(score, best.get(text, score))
-            return Scores([best.get(text) for text in texts])
+            return Scores([best.get(text) for text in texts], order)
         n = len(came.texts)
-        places = {text: n - place for place, text in reversed(list(enumerate(came.texts)))}
-        return Scores([float(places[text]) if text in places else None for text in texts], scale=Scale.RANK)
+        return Scores([float(n - places[text]) if text in places else None for text in texts], order, scale=Scale.RANK)

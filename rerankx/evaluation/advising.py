@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import inspect
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,24 +13,26 @@ from typing import Any
 
 from rerankx import registry
 from rerankx.arguments import shown
-from rerankx.compose.made import made, title, whole
-from rerankx.errors import ModelNotFoundError, SpecError
+from rerankx.compose.made import made, whole
+from rerankx.errors import BackendError, ModelNotFoundError, SpecError
 from rerankx.evaluation import wording
 from rerankx.evaluation.choosing import Choice, Decision, choose, nothing_to_gain, same_subject
-from rerankx.evaluation.comparing import named_backends, refuse_own_judge
-from rerankx.evaluation.configurations import Ceiling, Configuration, Measuring, cost, spec_of
+from rerankx.evaluation.comparing import check_asked, named_backends, refuse_own_judge
+from rerankx.evaluation.configurations import Ceiling, Configuration, Measuring, cost, relevant_from, spec_of
 from rerankx.evaluation.datasets import Dataset, load
 from rerankx.evaluation.labels import parts_of
 from rerankx.evaluation.report import report
 from rerankx.evaluation.scoring import Progress, Scoring, score
 from rerankx.interface import Backend
+from rerankx.ranking import showable
 from rerankx.reranker import Reranker
 from rerankx.spec import from_spec, to_spec
 
+_HIGHEST_BUDGET = 1e9
 _DEFAULT = ("embedded", "minilm")
 _DEPTHS = (10, 20, 50, 100, 200)
 # Those that ask nobody but, where a model is not there yet, the hub.
-_LOCAL = ("embedded", "retrieval", "cross-encoder", "flashrank")
+_LOCAL = {"embedded", "retrieval", "cross-encoder", "flashrank", "minilm", "bge", "jina", "mxbai", "gte", "qwen3"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,9 +61,9 @@ class Advice:
     configurations: Sequence[Configuration]
     """The cheapest first; none where the ceiling ended it before a model ran."""
     choice: Choice | None
-    """How it was chosen from `options`, and what that is worth."""
+    """How it was chosen from `options`, and what that is worth; None where there was nothing to choose from."""
     chosen: Configuration | None
-    """The one to take; or, where the decision is another, the one that came nearest."""
+    """The one to take; or, where the decision is another, the one that came nearest: over the budget, the cheapest that gains."""
     scorings: Mapping[str, Scoring]
     """All scores, by what reports call the backend."""
     spec: Mapping[str, Any] | None
@@ -70,8 +71,8 @@ class Advice:
 
     @property
     def options(self) -> Sequence[Configuration]:
-        """Return what was chosen from: the configurations within the budget, or all where none is."""
-        return [one for one in self.configurations if one.within_budget] or self.configurations
+        """Return what was chosen from: the configurations within the budget."""
+        return [one for one in self.configurations if one.within_budget]
 
     def reranker(self) -> Reranker:
         """Return the reranker that is advised.
@@ -95,8 +96,8 @@ class Advice:
         contents = {"report.html": report(told), "advice.json": json.dumps(told, indent=1, allow_nan=False)}
         if self.spec is not None:
             contents["reranker.json"] = json.dumps(self.spec, indent=1)
-        else:
-            (made_in / "reranker.json").unlink(missing_ok=True)  # of an advice that no longer holds
+        elif (made_in / "advice.json").exists():  # of an advice that no longer holds
+            (made_in / "reranker.json").unlink(missing_ok=True)
         files = []
         for name, content in contents.items():
             files.append(made_in / name)
@@ -104,18 +105,11 @@ class Advice:
         return files
 
     def __str__(self) -> str:
-        rows = wording.rows(self)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join(
-            [
-                self.reason,
-                "",
-                wording.caption(self),
-                *(row.rstrip() for row in aligned),
-                *("- " + one for one in self.remarks),
-            ]
-        )
+        table = wording.rows(self)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+        rows, remarks = (row.rstrip() for row in aligned), ("- " + one for one in self.remarks)
+        return showable("\n".join([self.reason, "", wording.caption(self), *rows, *remarks]))
 
     def __repr__(self) -> str:
         return f"<Advice on {self.dataset.name}: {self.decision}>"
@@ -163,7 +157,8 @@ def advise(
 
     Args:
         data: A dataset with judgements, or what `load` takes: the path of a collection.
-        backends: As in `compare`. None is "embedded", and "minilm" where its files are on this machine.
+        backends: As in `compare`, without caches that outlive them: those answer in no time and at no cost. None is "embedded",
+            and "minilm" where its files are on this machine.
         budget_ms: Most that the 95th percentile of a query's time may be, in milliseconds; None is no bound.
         budget_usd: Most that 1,000 queries may cost, in US dollars; a price that is not known is above it. None is no bound.
         offline: Whether to refuse backends of ours that ask a service, wherever it runs, and to fetch no model that is named.
@@ -178,20 +173,20 @@ def advise(
         ValueError: Fewer than 2 queries with a relevant judgement, an argument out of its range, a backend that gave the
             judgements, or one that asks a service in spite of `offline`.
         ModelNotFoundError: The files of a backend that was named are not to be had.
-        BackendError: One failed on each of the first ten queries.
+        BackendError: Each of them failed on its first ten queries.
     """
     for name, budget in (("budget_ms", budget_ms), ("budget_usd", budget_usd)):
-        if budget is not None and not 0 <= budget < math.inf:
-            raise ValueError(f"{name} must be a number of at least 0, or None, not {shown(budget)}")
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must be in [0, 1), not {shown(margin)}")
+        if budget is not None and not 0 <= budget <= _HIGHEST_BUDGET:
+            raise ValueError(f"{name} must be a number from 0 to {_HIGHEST_BUDGET:.0e}, or None, not {shown(budget)}")
+    check_asked(measure, margin)
     deep = sorted({whole("a depth", depth) for depth in depths})
     if not deep:
         raise ValueError("depths is empty; give at least one, such as 50")
-    dataset = _judged(data if isinstance(data, Dataset) else load(data, depth=max(deep)))
+    lowest = relevant_from(measure)
+    dataset = _judged(data if isinstance(data, Dataset) else load(data, depth=max(deep)), lowest)
     longest = min(deep[-1], max(map(len, dataset.candidates.values())))
     deep = [*(depth for depth in deep if depth < longest), longest]
-    groups = same_subject(dataset.queries, dataset.qrels)
+    groups = same_subject(dataset.queries, dataset.qrels, relevant_from=lowest)
     measuring = Measuring(dataset, measure, groups, seed)
     first = list(measuring.first.values())
     ceiling, ideal = measuring.ceiling(deep)
@@ -218,41 +213,41 @@ def advise(
     if nothing_to_gain(first, ideal, margin=margin):
         return advice("skip", wording.no_headroom(ceiling, measure, len(first)))
     named = named_backends(_DEFAULT if backends is None else backends)
+    if offline:
+        _refuse_services(named)
     as_is = {name: made("backend", one) for name, one in named.items()}
     at_hand = {name: _at_hand(one) for name, one in named.items()}
-    if offline:
-        _refuse_services(as_is)
     ready = at_hand if offline or backends is None else as_is
     tried, missing = _tried(ready, dataset.depth(longest), backends is None, keep, progress)
     remarks += missing
     configurations: list[Configuration] = []
-    specs: dict[str, Any] = {}
     for scoring in tried:
         configurations += measuring.configurations(
             scoring, ready[scoring.name], deep, keep=keep, budget_ms=budget_ms, budget_usd=budget_usd
         )
-        try:
-            specs[scoring.name] = to_spec(Reranker((at_hand if offline else as_is)[scoring.name]))["backend"]
-        except SpecError as error:
-            remarks.append(f"There can be no spec of {scoring.name}: {error}")
     configurations.sort(key=cost)
-    scorings = {scoring.name: scoring for scoring in tried}
+    remarks += wording.about_backends(tried)
+    found: dict[str, Any] = {"configurations": configurations, "scorings": {scoring.name: scoring for scoring in tried}}
     options = [one for one in configurations if one.within_budget]
-    over = not options
-    options = options or configurations
+    if not options:
+        nearest = next((one for one in configurations if one.difference_low > 0), configurations[0])
+        return advice("skip", wording.over_budget(nearest, measure, budget_ms, budget_usd), chosen=nearest, **found)
     values = [list(one.values.values()) for one in options]
     choice = choose(first, values, groups=groups, margin=margin, seed=seed)
-    chosen = options[choice.option]
-    remarks += wording.about_choice(chosen, choice, options, measuring, ceiling, scorings)
-    found = {"configurations": configurations, "scorings": scorings, "choice": choice, "chosen": chosen}
-    if over:
-        return advice("skip", wording.over_budget(chosen, choice, measure, budget_ms, budget_usd), **found)
-    spec = spec_of(chosen, specs[chosen.backend]) if choice.decision == "rerank" and chosen.backend in specs else None
-    return advice(choice.decision, wording.reason(choice, chosen, len(options), measure, margin), spec=spec, **found)
+    chosen, spec = options[choice.option], None
+    remarks[:0] = wording.about_choice(chosen, choice, options, measuring, ceiling)
+    if choice.decision == "rerank":
+        backend = (at_hand if offline else as_is)[chosen.backend]
+        try:
+            spec = spec_of(chosen, to_spec(Reranker(backend))["backend"])
+        except SpecError as error:
+            remarks.append(f"There can be no spec of {chosen.backend}: {error}")
+    reason = wording.reason(choice, chosen, len(options), measure, margin)
+    return advice(choice.decision, reason, choice=choice, chosen=chosen, spec=spec, **found)
 
 
-def _judged(dataset: Dataset) -> Dataset:
-    judged = [qid for qid, grades in dataset.qrels.items() if any(grade > 0 for grade in grades.values())]
+def _judged(dataset: Dataset, lowest: int) -> Dataset:
+    judged = [qid for qid, grades in dataset.qrels.items() if any(grade >= lowest for grade in grades.values())]
     if len(judged) < 2:
         raise ValueError(
             f"{dataset.name} has {len(judged)} queries with a relevant judgement, and an advice needs at least 2: judge some, or"
@@ -272,7 +267,7 @@ def _tried(
     keep: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> tuple[list[Scoring], list[str]]:
-    """Return the scores of each backend, and a sentence about each that may be missing and is."""
+    """Return the scores of each backend, and a sentence about each of which there are none."""
     refuse_own_judge(ready, dataset)
     tried, missing = [], []
     for position, (name, backend) in enumerate(ready.items()):
@@ -287,8 +282,10 @@ def _tried(
             if not may_miss:
                 raise
             missing.append(f"{name} is a stronger model and not on this machine: name it to have it fetched and tried.")
-            queries = sum(map(bool, dataset.candidates.values()))
-            told(queries, queries)
+        except BackendError as error:
+            if position == len(ready) - 1 and not tried:
+                raise
+            missing.append(f"{name} was not measured: {error}")
     return tried, missing
 
 
@@ -300,9 +297,11 @@ def _at_hand(backend: str | Backend) -> Backend:
     return ready
 
 
-def _refuse_services(ready: Mapping[str, Backend]) -> None:
-    services = (registry.BUILT_IN.keys() | registry.presets().keys()) - set(_LOCAL)
-    for name, backend in ready.items():
-        for part in parts_of(backend):
-            if part.name in services:
-                raise ValueError(f"{name} asks a service ({title(part)}), and offline=True refuses those; leave it out")
+def _refuse_services(named: Mapping[str, str | Backend]) -> None:
+    services = (registry.BUILT_IN.keys() | registry.presets().keys()) - _LOCAL
+    for name, backend in named.items():
+        asked = {backend.partition(":")[0]} if isinstance(backend, str) else {one.name for one in parts_of(backend)}
+        if found := asked & services:
+            raise ValueError(
+                f"{name} asks a service ({', '.join(sorted(found))}), and offline refuses those; leave it out"
+            )

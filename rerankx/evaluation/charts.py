@@ -158,7 +158,7 @@ def quality_over_time(
         body.append(f'<line class="budget" {_both("x", at)} y1="16" y2="{height - 40}"/>')
         side = ("end", at - 5) if at > width / 2 else ("start", at + 5)
         clear = height - 48 if y(0) < height / 2 else 27  # of the first stage's line and name
-        body.append(_text(side[1], clear, f"budget {budget:,.4g} ms", side[0], "halo"))
+        body.append(_text(side[1], clear, f"budget {_short(budget)} ms", side[0], "halo"))
     whiskers_for_all = len(points) <= 24
     for point in sorted(points, key=lambda one: (one.chosen, one.front is not None)):
         stands_out = point.chosen or point.front is not None
@@ -169,7 +169,7 @@ def quality_over_time(
         drawn += marker(x(point.x), y(point.y), point.series, 5.5 if point.chosen else 4)
         if point.chosen:
             drawn += f'<circle class="ring" cx="{_n(x(point.x))}" cy="{_n(y(point.y))}" r="10.5"/>'
-        told = f"{point.name}: {point.y:+.3f} ({point.low:+.3f} to {point.high:+.3f}), {point.x:,.4g} ms"
+        told = f"{point.name}: {point.y:+.3f} ({point.low:+.3f} to {point.high:+.3f}), {_short(point.x)} ms"
         body.append(f'<g class="point{faint}"><title>{escaped(told)}</title>{drawn}</g>')
     front = sorted((point for point in points if point.front is not None), key=lambda one: (one.x, -one.y))
     rising = [one for i, one in enumerate(front) if all(one.y > other.y for other in front[:i])]
@@ -177,9 +177,9 @@ def quality_over_time(
         body.insert(2, f'<path class="front" d="{_path((x(one.x), y(one.y)) for one in rising)}"/>')
     body += [_text(x(one.x) - 9, y(one.y) - 7, str(one.front), "end", "ink halo") for one in front]
     title = f"Gain in {unit} against time"
-    told = f"{len(points)} configurations, from {min(times):,.4g} to {max(times):,.4g} ms."
+    told = f"{len(points)} configurations, from {_short(min(times))} to {_short(max(times))} ms."
     if chosen := [point for point in points if point.chosen]:
-        told += f" Ringed: {chosen[0].name}, {chosen[0].y:+.3f} at {chosen[0].x:,.4g} ms."
+        told += f" Ringed: {chosen[0].name}, {chosen[0].y:+.3f} at {_short(chosen[0].x)} ms."
     return _svg(width, height, key, title, told, body)
 
 
@@ -384,7 +384,7 @@ def _grid_y(low: float, high: float, y: Scale, left: float, right: float) -> str
 def _ticks_x(marks: Sequence[float], x: Scale, bottom: float) -> str:
     return "".join(
         f'<line {_both("x", x(mark))} y1="{_n(bottom)}" y2="{_n(bottom + 4)}"/>'
-        + _text(x(mark), bottom + 18, f"{mark:,.4g}", "middle")
+        + _text(x(mark), bottom + 18, f"{_short(mark)}", "middle")
         for mark in marks
     )
 
@@ -421,3 +421,8 @@ def _svg(width: float, height: float, key: str, title: str, told: str, body: Ite
         f'<title id="{key}-title">{escaped(title)}</title><desc id="{key}-told">{escaped(told)}</desc>'
         f"{''.join(body)}</svg>\n"
     )
+
+
+def _short(value: float) -> str:
+    """Return a number without digits that nobody reads: 12,346 and 0.1235."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -125,14 +125,16 @@ def by_group(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]
 
 
 def nothing_to_gain(first: Sequence[float], ideal: Sequence[float], *, margin: float = 0.01) -> bool:
-    """Return whether even the perfect order of the candidates has a mean of less than two margins above the first stage's.
+    """Return whether even the perfect order of the candidates has a mean of no more than two margins above the first stage's.
 
     Then no reranker is worth running: the documents that matter are in front already, or were not retrieved.
     """
-    return math.fsum(best - now for best, now in zip(ideal, first, strict=True)) < 2 * margin * len(first)
+    return math.fsum(best - now for best, now in zip(ideal, first, strict=True)) <= 2 * margin * len(first)
 
 
-def same_subject(queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]]) -> list[int]:
+def same_subject(
+    queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]], *, relevant_from: int = 1
+) -> list[int]:
     """Return a number per query, equal for those that ask the same words or have the same relevant documents.
 
     Such queries win and lose together: ten ways to ask for one passage tell little more than one.
@@ -148,7 +150,7 @@ def same_subject(queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, in
 
     for i, (qid, text) in enumerate(queries.items()):
         joined.append(i)
-        relevant = frozenset(docid for docid, grade in qrels[qid].items() if grade > 0)
+        relevant = frozenset(docid for docid, grade in qrels[qid].items() if grade >= relevant_from)
         for key in (" ".join(text.casefold().split()), relevant):
             if key:
                 one, other = earliest(i), earliest(known.setdefault(key, i))
@@ -283,7 +285,7 @@ def _decided(gain: Comparison) -> Decision:
         return "inconclusive"
     if gain.verdict == "better" and gain.n > _enough_to_see(gain):
         return "rerank"
-    return "skip" if gain.verdict == "worse" or gain.high < gain.margin else "inconclusive"
+    return "skip" if gain.verdict == "worse" or gain.high <= gain.margin else "inconclusive"
 
 
 def _more(gain: Comparison) -> int | None:

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rerankx.arguments import shown
 from rerankx.compose.made import made, whole
 from rerankx.errors import RerankxError
+from rerankx.evaluation.configurations import relevant_from
 from rerankx.evaluation.datasets import Dataset, write_run
 from rerankx.evaluation.labels import same_model
 from rerankx.evaluation.loads import Cold, Load, cold_start, percentiles, under_load
-from rerankx.evaluation.metrics import evaluate_per_query
+from rerankx.evaluation.metrics import evaluate, evaluate_per_query
 from rerankx.evaluation.scoring import Progress, Scoring, score
 from rerankx.evaluation.statistics import Comparison, Verdict, bootstrap_interval, compare_paired, holm
 from rerankx.interface import Backend
+from rerankx.ranking import showable
 
 Run = Mapping[str, Sequence[str]]
 
@@ -141,7 +144,7 @@ class Compared:
         rows = _rows(self)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join([_caption(self), *(row.rstrip() for row in aligned), *_remarks(self)])
+        return showable("\n".join([_caption(self), *(row.rstrip() for row in aligned), *_remarks(self)]))
 
     def __repr__(self) -> str:
         names = ", ".join(system.name for system in self.systems)
@@ -193,12 +196,14 @@ def compare(
     Raises:
         ValueError: No backend, two of one name, no query with a relevant judgement, fewer than 2, or as `refuse_own_judge`.
     """
+    check_asked(measure, margin)
     named = named_backends(backends)
     refuse_own_judge(named, dataset)
     if concurrency is not None:
         concurrency = whole("concurrency", concurrency)
     dataset = dataset if depth is None else dataset.depth(depth)
-    judged = {qid: grades for qid, grades in dataset.qrels.items() if any(grade > 0 for grade in grades.values())}
+    lowest = relevant_from(measure)
+    judged = {qid: grades for qid, grades in dataset.qrels.items() if any(grade >= lowest for grade in grades.values())}
     if len(judged) < 2:
         raise ValueError(
             f"{dataset.name} has {len(judged)} queries with a relevant judgement; a comparison needs at least 2"
@@ -206,12 +211,12 @@ def compare(
     dataset = dataset.subset(judged)
     run = {qid: [one.docid for one in found] for qid, found in dataset.candidates.items()}
     first = _system("first stage", run, dataset, measure, seed)
-    systems, total = [], len(named) * sum(map(bool, run.values()))
+    systems = []
     for position, (name, backend) in enumerate(named.items()):
 
         def told(done: int, of: int, position: int = position) -> None:
             if progress is not None:
-                progress(position * of + done, total)
+                progress(position * of + done, len(named) * of)
 
         scorer = made("backend", backend)
         scoring = score(scorer, dataset, name=name, keep=keep, progress=told)
@@ -221,12 +226,23 @@ def compare(
         load = None if concurrency is None else under_load(scorer, scoring, concurrency=concurrency, seed=seed)
         started, why = _cold(scorer, scoring, seed) if cold else (None, "")
         measured = replace(
-            system, p50_ms=p50, p95_ms=p95, usd_per_1000=_price(scoring), load=load, cold=started, no_cold=why
+            system, p50_ms=p50, p95_ms=p95, usd_per_1000=scoring.usd_per_1000, load=load, cold=started, no_cold=why
         )
         systems.append(replace(measured, against_first_stage=paired, scoring=scoring))
     adjusted = holm([system.against_first_stage.p for system in systems if system.against_first_stage is not None])
     systems = [replace(system, p_adjusted=p) for system, p in zip(systems, adjusted, strict=True)]
     return Compared(dataset, measure, (first, *systems))
+
+
+def check_asked(measure: str, margin: float) -> None:
+    """Raise ValueError for what cannot be compared by, before anything is paid for."""
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin must be in [0, 1), not {shown(margin)}")
+    evaluate({}, {"q": {"d": 1}}, [measure])
+    if measure.startswith("Judged"):
+        raise ValueError(
+            f"{measure} tells how much was judged, not how good an order is; take another, such as nDCG@10"
+        )
 
 
 def refuse_own_judge(backends: Mapping[str, str | Backend], dataset: Dataset) -> None:
@@ -261,6 +277,8 @@ def named_backends(backends: Sequence[str | Backend] | Mapping[str, str | Backen
         named = dict(zip(names, backends, strict=True))
     if not named:
         raise ValueError("there is no backend to compare; pass at least one name")
+    if odd := [name for name in named if not isinstance(name, str) or not name.strip()]:
+        raise ValueError(f"{shown(odd[0])} is no name for a backend; take one that reports can show")
     if "first stage" in named:
         raise ValueError("'first stage' is the name of what all are compared with; take another")
     return named
@@ -289,11 +307,6 @@ def _cold(backend: Backend, scoring: Scoring, seed: int) -> tuple[Cold | None, s
         return None, f"{type(error).__name__}: {error}"
 
 
-def _price(scoring: Scoring) -> float | None:
-    cost = scoring.usage.cost_usd
-    return None if cost is None else 1000 * cost / len(scoring.scores)
-
-
 def _rows(compared: Compared) -> list[list[str]]:
     loads = [system.load for system in compared.systems if system.load is not None]
     colds = [system.cold for system in compared.systems if system.cold is not None]
@@ -318,9 +331,10 @@ def _rows(compared: Compared) -> list[list[str]]:
         told = ["", "", ""]
         if paired is not None:
             more = "" if paired.more_queries is None else f", {paired.more_queries:,} more queries"
+            verdict = f"{system.verdict}{more}" if paired.ties < paired.n else "the same on every query"
             told = [
                 f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})",
-                f"{system.verdict}{more}",
+                verdict,
                 f"{paired.wins}/{paired.ties}/{paired.losses}",
             ]
         times = [_number(ms) for ms in (system.p50_ms, system.p95_ms)]
@@ -356,9 +370,10 @@ def _remarks(compared: Compared) -> list[str]:
     paired = [one.against_first_stage for one in compared.systems if one.against_first_stage is not None]
     if paired:
         least = max(one.detectable for one in paired)
-        remarks.append(
-            f"{paired[0].n} queries find a true difference of {least:.3f} in 8 of 10 cases; inconclusive does not mean equal."
-        )
+        if 0 < least < math.inf:
+            remarks.append(
+                f"{paired[0].n} queries find a true difference of {least:.3f} in 8 of 10 cases; inconclusive does not mean equal."
+            )
     if compared.holes:
         shares = ", ".join(f"{system.name} {system.judged:.0%}" for system in compared.systems)
         remarks.append(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rerankx.compose.fused import Method
+from rerankx.errors import BackendError
 from rerankx.evaluation.choosing import by_group
 from rerankx.evaluation.datasets import Dataset
 from rerankx.evaluation.loads import forgetful, percentiles
@@ -63,8 +65,6 @@ class Configuration:
     failed: int
     """On how many queries the backend failed; there the order is the first stage's."""
     degraded: int
-    truncated: int
-    """How many texts were cut to the model's length, over all queries, at full depth."""
     within_budget: bool
 
     @property
@@ -95,11 +95,18 @@ class Ceiling:
         return self.ideal - self.first
 
 
+def relevant_from(measure: str) -> int:
+    """Return the lowest grade that a measure calls relevant: 2 of "RR(rel=2)@10", and else 1."""
+    asked = re.search(r"\brel=(\d+)", measure)
+    return int(asked[1]) if asked else 1
+
+
 class Measuring:
     """What all configurations are measured with."""
 
     def __init__(self, dataset: Dataset, measure: str, groups: Sequence[Hashable], seed: int) -> None:
         self.dataset, self.measure, self.groups, self.seed = dataset, measure, groups, seed
+        self.relevant_from = relevant_from(measure)
         self.run = {qid: [one.docid for one in found] for qid, found in dataset.candidates.items()}
         self.first = self.values(self.run)
 
@@ -122,11 +129,11 @@ class Measuring:
         ideal = list(self.values(best).values())
         first = list(self.first.values())
         low, high = self.interval([a - b for a, b in zip(ideal, first, strict=True)])
-        recall = evaluate(self.run, qrels, [f"R@{depth}" for depth in depths])
-        without = sum(all(qrels[qid].get(docid, 0) <= 0 for docid in docids) for qid, docids in self.run.items()) / len(
-            first
-        )
-        found = {depth: recall[f"R@{depth}"] for depth in depths}
+        names = {depth: f"R(rel={self.relevant_from})@{depth}" for depth in depths}
+        recall = evaluate(self.run, qrels, list(names.values()))
+        found = {depth: recall[name] for depth, name in names.items()}
+        hits = evaluate(self.run, qrels, [f"Success(rel={self.relevant_from})@{deepest}"])
+        without = 1 - next(iter(hits.values()))
         return Ceiling(statistics.fmean(first), statistics.fmean(ideal), low, high, found, without), ideal
 
     def configurations(
@@ -141,17 +148,11 @@ class Measuring:
     ) -> Iterator[Configuration]:
         """Yield the backend at every depth, alone and mixed with the first stage; behind what was scored, as it was."""
         for depth in depths if scoring.pointwise else depths[-1:]:
-            # Texts that a cache has answered would make the deepest look like the fastest.
-            usage = scoring.usage
-            seen = usage.cache_hits > _SEEN * (usage.cache_hits + usage.cache_misses)
-            as_scored = depth == depths[-1] and not seen
-            timed = scoring if as_scored else self._timed(scoring, backend, depth, keep)
-            answered = [one for one in timed.scores.values() if one.error is None]
-            p50, p95 = percentiles([one.elapsed_ms for one in answered])
-            cost = timed.usage.cost_usd
-            usd = None if cost is None else 1000 * cost / len(timed.scores)
+            timed = self._timed(scoring, backend, depth, depths[-1], keep)
+            p50, p95 = percentiles([one.elapsed_ms for one in timed.scores.values()])
+            usd = timed.usd_per_1000
             for method, weight in _MIXTURES:
-                if method == "weighted" and not self.dataset.scored:
+                if method == "weighted" and weight < 1 and (not self.dataset.scored or scoring.scale.kind == "rank"):
                     continue
                 ranked = scoring.ranked(depth=depth, weight=weight, method=method)
                 run = {qid: [*ranked[qid], *docids[len(ranked[qid]) :]] for qid, docids in self.run.items()}
@@ -178,15 +179,35 @@ class Measuring:
                     usd_per_1000=usd,
                     failed=len(scoring.failures),
                     degraded=sum(one.degraded is not None and one.error is None for one in scoring.scores.values()),
-                    truncated=sum(one.truncated for one in scoring.scores.values()),
                     within_budget=_at_most(p95, budget_ms) and _at_most(usd, budget_usd),
                 )
 
-    def _timed(self, scoring: Scoring, backend: Backend, depth: int, keep: str | os.PathLike[str] | None) -> Scoring:
-        """Return the scores of some queries at this depth, for the time and the price that they took."""
-        qids = sorted(scoring.scores)
+    def _timed(
+        self, scoring: Scoring, backend: Backend, depth: int, deepest: int, keep: str | os.PathLike[str] | None
+    ) -> Scoring:
+        """Return scores at this depth for the time and the price that they took: of some queries, by one that has kept no text.
+
+        Where that is not to be had, since a cache answers or the backend fails, those of the deepest stand: they are not less.
+        """
+        if depth == deepest and cached(scoring) <= _SEEN:
+            return scoring
+        shallow = self.dataset.depth(depth)
+        qids = sorted(qid for qid in scoring.scores if any(one.text.strip() for one in shallow.candidates[qid]))
+        if not qids:
+            return scoring
         some = random.Random(self.seed).sample(qids, min(_TIMED, len(qids)))  # noqa: S311 - no secret
-        return score(forgetful(backend, scoring.usage), self.dataset.subset(some).depth(depth), keep=keep)
+        try:
+            timed = score(forgetful(backend, scoring.usage), shallow.subset(some), keep=keep)
+        except BackendError:
+            return scoring
+        as_good = not timed.failures and cached(timed) <= max(_SEEN, cached(scoring))
+        return timed if as_good else scoring
+
+
+def cached(scoring: Scoring) -> float:
+    """Return the share of texts that a cache answered."""
+    usage = scoring.usage
+    return usage.cache_hits / max(1, usage.cache_hits + usage.cache_misses)
 
 
 def spec_of(chosen: Configuration, backend: object) -> dict[str, Any]:
@@ -199,7 +220,9 @@ def spec_of(chosen: Configuration, backend: object) -> dict[str, Any]:
         if chosen.weight != 0.5:
             fusion["weights"] = [chosen.weight, 1 - chosen.weight]
         stage = {"fusion": fusion}
-    return {"backend": {"cascade": {"stages": ["retrieval", stage], "keep": chosen.depth}}}
+    spec: dict[str, Any] = {"backend": {"cascade": {"stages": ["retrieval", stage], "keep": chosen.depth}}}
+    # As it was measured: where it failed, the first stage's order stood.
+    return spec | {"on_error": "input_order"} if chosen.failed else spec
 
 
 def cost(one: Configuration) -> tuple[float, float, int, bool, bool]:

@@ -14,6 +14,7 @@ from rerankx.errors import BackendError
 from rerankx.evaluation.datasets import Candidate, Dataset
 from rerankx.evaluation.scoring import Progress, Scoring, score
 from rerankx.interface import Backend, Scale, Usage
+from rerankx.registry import create
 
 _ENOUGH = 50  # pairs
 # "Moderate" begins above it: Landis and Koch, Biometrics 33, 1977, doi:10.2307/2529310.
@@ -153,7 +154,7 @@ class Labels:
 
 def label(
     dataset: Dataset,
-    judge: str | Backend,
+    judge: object,
     *,
     depth: int = 10,
     relevant_from: int | None = None,
@@ -180,7 +181,8 @@ def label(
 
     Args:
         dataset: With candidates; its judgements, if it has any, are taken for those of people.
-        judge: A pointwise backend of one model, whose scores are grades, such as "judge:..." or `Judge(llm=...)`.
+        judge: A language model: a chat model or LLM of either framework, or a function, as `llm=` of the backend "judge"; or a
+            pointwise backend of one model, whose scores are grades, or its name, such as "judge:...".
         depth: How many candidates of each query are graded.
         relevant_from: Lowest of the judge's grades that counts as relevant; None is half of its highest, rounded up: 2 of 4,
             which is "holds a part of the answer" by the criteria that come with `Judge`.
@@ -197,7 +199,8 @@ def label(
         ValueError: An argument out of its range, a judge whose scores are no grades, a dataset that a model has judged, or one in
             which there is nothing to grade.
     """
-    grader, depth = made("judge", judge), whole("depth", depth)
+    grader = made("judge", judge) if isinstance(judge, str | Backend) else create("judge", llm=judge)
+    depth = whole("depth", depth)
     if dataset.labelled_by:
         raise ValueError(
             f"{dataset.name} has judgements by {dataset.labelled_by}, which would be taken for those of people: pass the dataset"
@@ -319,9 +322,17 @@ def parts_of(backend: Backend) -> Iterator[Backend]:
 
 def _held(backend: Backend) -> list[Backend]:
     held: list[Backend] = []
-    for value in vars(backend).values():
-        several = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        held += [one for one in several if isinstance(one, Backend)]
+    waiting: list[object] = list(vars(backend).values())
+    while waiting:
+        value = waiting.pop(0)
+        if isinstance(value, Backend):
+            held.append(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(inner := getattr(value, "backend", None), Backend):  # of a `Reranker`
+            held.append(inner)
     return held
 
 

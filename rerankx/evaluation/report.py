@@ -438,7 +438,7 @@ def _reliability(advice: Plain) -> Section | None:
     panels = []
     for i, one in enumerate(advice["reliability"]):
         name, bins = str(one["backend"]), one["bins"]
-        told = f"{escaped(_cut(one['method'], 40))} on {_counted(one['labels'], 'judged pair')}"
+        told = f"{escaped(_cut(one['method'], 40))} on {_counted(one['labels'], 'pair')}"
         told += f", off by {_number(one['error'])} on average, Brier score {_number(one['brier'])}."
         told += f" {escaped(_cut(one['note'], 1000))}" if one["note"] else ""
         drawn = table = ""
@@ -515,12 +515,12 @@ def _all(advice: Plain) -> Section | None:
     if folds:
         ordered = sorted(folds.items(), key=lambda pair: -pair[1])
         names = "; ".join(f"<bdi>{escaped(_cut(name, 160))}</bdi> {count}×" for name, count in ordered)
-        picked = f"<p>Chosen on the {advice['crossfitted']['folds']} parts: {names}.</p>"
+        picked = f"<p>Chosen on the {int(advice['crossfitted']['folds'])} parts: {names}.</p>"
     return _section("all", "All configurations", told, picked, table)
 
 
 def _mishaps(one: Plain) -> str:
-    words = (("failed", "failed"), ("degraded", "degraded"), ("truncated", "texts cut"))
+    words = (("failed", "failed"), ("degraded", "degraded"))
     return ", ".join(f"{one[name]:,} {word}" for name, word in words if one[name]) or "none"
 
 
@@ -546,8 +546,8 @@ def _method(advice: Plain) -> Section:
     else:
         lines = [
             "Every backend is given the same candidates, once; depths and weights are tried on the scores that were kept.",
-            f"The queries are split into {fitted['folds']} parts, those about the same documents in one part. A configuration is "
-            "chosen on all parts but one and measured on that one, each in turn: no query counts for a configuration that it "
+            f"Queries are split into {int(fitted['folds'])} parts, those about the same documents in one part. A configuration "
+            "is chosen on all parts but one and measured on that one, each in turn: no query counts for a configuration that it "
             "helped to choose.",
             interval,
             "Advised is the cheapest configuration within the budgets that is not worse than the best by more than "

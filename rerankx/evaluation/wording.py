@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from rerankx import __version__
 from rerankx.evaluation.calibration import Calibrator
-from rerankx.evaluation.choosing import FEWEST, FOLDS, Choice
+from rerankx.evaluation.choosing import FEWEST, Choice
 from rerankx.evaluation.configurations import Ceiling, Configuration, Measuring, cost, pareto
 from rerankx.evaluation.datasets import Dataset
 from rerankx.evaluation.metrics import evaluate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rerankx.evaluation.advising import Advice
 
 _REGRESSIONS, _TEXTS, _LETTERS = 5, 5, 300
-_ROWS = 24
+_WELL_FOUND = 0.9
 _TOO_GOOD = 0.9
 """Share of what a perfect order would gain from which a gain is a reason to ask where the model's training data came from."""
 
@@ -28,7 +28,7 @@ _TOO_GOOD = 0.9
 def no_headroom(ceiling: Ceiling, measure: str, queries: int) -> str:
     """Return why no model was run."""
     told = f"even the perfect order of these candidates would have only {ceiling.headroom:+.3f} {measure} over {queries} queries"
-    if ceiling.ideal < 0.9:
+    if ceiling.ideal < _WELL_FOUND and ceiling.recall[max(ceiling.recall)] < _WELL_FOUND:
         share = f"{ceiling.without_relevant:.0%} of the queries have nothing relevant among their candidates"
         return f"Do not rerank, fix retrieval: {told}, and {share}."
     return f"Do not rerank: {told}, for the first stage has what is relevant in front already."
@@ -39,18 +39,21 @@ def reason(choice: Choice, chosen: Configuration, options: int, measure: str, ma
     gain = choice.gain
     figures = f"{gain.difference:+.3f} {measure} ({gain.low:+.3f} to {gain.high:+.3f})"
     if choice.decision == "rerank":
-        return f"Rerank with {chosen.name}: {figures} on queries it was not chosen on, at {price(chosen)}."
+        failed = f"; it failed on {chosen.failed} of {len(chosen.values)} queries" if chosen.failed else ""
+        return f"Rerank with {chosen.name}: {figures} on queries it was not chosen on, at {price(chosen)}{failed}."
     best = chosen.name if options == 1 else f"{chosen.name}, chosen of {options}"
     if choice.decision == "skip":
         if gain.verdict == "worse":
             return f"Do not rerank: {best}, has {figures} on other queries: it is worse than the first stage alone."
         return f"Do not rerank: {best}, has {figures} on other queries, which rules out a gain of more than {margin:g}."
+    grouped = ", about other documents," if gain.n < len(chosen.values) else ""
+    more = "" if gain.more_queries is None else f" Judge about {gain.more_queries:,} more{grouped} to settle it."
     if gain.n < FEWEST:
+        about = f" are about {gain.n} sets of documents, and so many" if gain.n < len(chosen.values) else ""
         return (
-            f"Inconclusive: {gain.n} queries about different documents are too few to decide by, at least {FEWEST} are needed;"
-            f" {best}, has {figures}."
+            f"Inconclusive: {len(chosen.values)} queries{about} are too few to decide by, at least {FEWEST} are needed; {best},"
+            f" has {figures}.{more}"
         )
-    more = "" if gain.more_queries is None else f" Judge about {gain.more_queries:,} more to settle it."
     if gain.verdict == "better":
         return (
             f"Inconclusive: {best}, has {figures} on other queries, and {gain.n} queries are too few to rule out that rare losses"
@@ -62,28 +65,26 @@ def reason(choice: Choice, chosen: Configuration, options: int, measure: str, ma
     )
 
 
-def over_budget(
-    chosen: Configuration, choice: Choice, measure: str, budget_ms: float | None, budget_usd: float | None
-) -> str:
+def over_budget(nearest: Configuration, measure: str, budget_ms: float | None, budget_usd: float | None) -> str:
     """Return what would be beyond the budget, where nothing is within it."""
     bounds = [
         f"{budget_ms:g} ms" if budget_ms is not None else "",
         f"${budget_usd:g}" if budget_usd is not None else "",
     ]
-    gain = choice.gain
+    gain = f"{nearest.difference:+.3f} {measure} ({nearest.difference_low:+.3f} to {nearest.difference_high:+.3f})"
+    what = "The cheapest that gains" if nearest.difference_low > 0 else "The cheapest"
     return (
-        f"Do not rerank within {' and '.join(filter(None, bounds))}: nothing that was tried is; beyond it {chosen.name} has"
-        f" {gain.difference:+.3f} {measure} ({gain.low:+.3f} to {gain.high:+.3f}) on queries it was not chosen on, at"
-        f" {price(chosen)}."
+        f"Do not rerank within {' and '.join(filter(None, bounds))}: nothing that was tried takes as little. {what} is"
+        f" {nearest.name}, with {gain} on these queries, at {price(nearest)}; fewer candidates take less."
     )
 
 
 def price(one: Configuration) -> str:
     """Return what a query takes, in words."""
-    ms = "no known time" if one.p95_ms is None else f"{one.p95_ms:,.0f} ms (p95)"
+    ms = "no known time" if one.p95_ms is None else f"{_rounded(one.p95_ms)} ms (p95)"
     if one.usd_per_1000 is None:
         return f"{ms} and a price that is not known"
-    return f"{ms} and ${one.usd_per_1000:,.2f} per 1,000 queries" if one.usd_per_1000 else f"{ms} and no fee"
+    return f"{ms} and ${_rounded(one.usd_per_1000, 2)} per 1,000 queries" if one.usd_per_1000 else f"{ms} and no fee"
 
 
 def about_data(dataset: Dataset, groups: Sequence[int]) -> Iterator[str]:
@@ -100,18 +101,13 @@ def about_data(dataset: Dataset, groups: Sequence[int]) -> Iterator[str]:
 
 
 def about_choice(
-    chosen: Configuration,
-    choice: Choice,
-    options: Sequence[Configuration],
-    measuring: Measuring,
-    ceiling: Ceiling,
-    scorings: Mapping[str, Scoring],
+    chosen: Configuration, choice: Choice, options: Sequence[Configuration], measuring: Measuring, ceiling: Ceiling
 ) -> Iterator[str]:
     """Yield what is to be known of the configuration that was chosen, and of how."""
     least = choice.gain.detectable
     of = "queries" if choice.gain.n == len(measuring.first) else "groups of queries"
-    if math.isfinite(least):
-        yield (f"{choice.gain.n} {of} find a true gain of {least:.3f} in 8 of 10 cases; inconclusive is not equal.")
+    if choice.decision != "rerank" and 0 < least < math.inf:
+        yield f"{choice.gain.n} {of} find a true gain of {least:.3f} in 8 of 10 cases."
     parts = sum(choice.chosen.values())
     if (own := choice.chosen.get(choice.option, 0)) < parts:
         others = ", ".join(f"{options[i].name} ({times})" for i, times in choice.chosen.items() if i != choice.option)
@@ -126,10 +122,13 @@ def about_choice(
         if cost(one)[:2] < cost(chosen)[:2] and measuring.interval(gap)[0] <= 0:
             yield f"{one.name} takes less, {price(one)}, and so few queries do not tell the two apart."
             break
-    if chosen.method == "weighted" and chosen.weight < 1:
-        yield "It adds up scores: the retriever has to give them too (retrieval_score=, where they are not on the documents)."
+    if choice.decision == "rerank" and chosen.method == "weighted" and chosen.weight < 1:
+        yield (
+            "It adds up scores, and so the retriever has to give them, too: LlamaIndex's nodes have them, and in LangChain"
+            " retrieval_score= says where they are."
+        )
     judged = [
-        evaluate(run, measuring.dataset.qrels, [_holes(measuring.measure)]).popitem()[1]
+        next(iter(evaluate(run, measuring.dataset.qrels, [_holes(measuring.measure)]).values()))
         for run in (measuring.run, chosen.run)
     ]
     if abs(judged[0] - judged[1]) > 0.05:
@@ -142,16 +141,26 @@ def about_choice(
             f"It has {chosen.difference / ceiling.headroom:.0%} of what a perfect order would gain. That is rare: make sure that"
             " the model was not trained on these judgements."
         )
-    for name, scoring in scorings.items():
+
+
+def about_backends(scorings: Iterable[Scoring]) -> Iterator[str]:
+    """Yield what is to be known of how each backend did its work."""
+    for scoring in scorings:
+        name, scores = scoring.name, scoring.scores
         if failures := Counter(error.partition(":")[0] for error in scoring.failures.values()):
             why = ", ".join(f"{kind} {times}" for kind, times in failures.items())
             yield f"{name} failed on {failures.total()} queries ({why}); their order is the first stage's."
-        if degraded := sum(one.degraded is not None and one.error is None for one in scoring.scores.values()):
+        if degraded := sum(one.degraded is not None and one.error is None for one in scores.values()):
             yield f"{name} gave less than was asked on {degraded} queries."
-        if truncated := sum(one.truncated for one in scoring.scores.values()):
-            yield f"{name} cut {truncated:,} texts to its model's length."
+        if truncated := sum(one.truncated for one in scores.values()):
+            texts = sum(len(one.values) for one in scores.values())
+            yield f"{name} read {truncated:,} of {texts:,} texts, each counted for every query, only in part: they are too long."
         if not scoring.pointwise:
             yield f"{name} scores candidates together: it was tried at the deepest alone."
+        if scoring.kept:
+            yield f"The times of {name} are those of an earlier run, of {scoring.kept} queries; another folder measures anew."
+        for warning in scoring.warnings:
+            yield f"{name}: {warning}"
 
 
 def caption(advice: Advice) -> str:
@@ -160,8 +169,8 @@ def caption(advice: Advice) -> str:
     recall = ", ".join(f"{value:.3f} at {depth}" for depth, value in ceiling.recall.items())
     stage = dataset.first_stage or "first stage"
     return (
-        f"{dataset.name}: {len(dataset.queries)} queries; {stage} {ceiling.first:.3f} {advice.measure},"
-        f" perfect order {ceiling.ideal:.3f}; recall {recall}"
+        f"{dataset.name}: {len(dataset.queries)} queries; {advice.measure} of {stage} {ceiling.first:.3f}, of the perfect order"
+        f" of its candidates {ceiling.ideal:.3f}; recall {recall}. On all queries, what nothing else beats:"
     )
 
 
@@ -173,8 +182,8 @@ def rows(advice: Advice) -> list[list[str]]:
         if not best and one is not advice.chosen:
             continue
         mark = "" if one is not advice.chosen else "→" if advice.decision == "rerank" else "·"
-        times = ["?" if ms is None else f"{ms:,.0f}" for ms in (one.p50_ms, one.p95_ms)]
-        usd = "?" if one.usd_per_1000 is None else f"{one.usd_per_1000:.2f}"
+        times = ["?" if ms is None else _rounded(ms) for ms in (one.p50_ms, one.p95_ms)]
+        usd = "?" if one.usd_per_1000 is None else _rounded(one.usd_per_1000, 2)
         interval = f"{one.difference_low:+.3f} to {one.difference_high:+.3f}"
         told.append(
             [mark, one.name, f"{one.mean:.3f}", f"{one.difference:+.3f}", interval, *times, usd,
@@ -236,7 +245,11 @@ def _crossfitted(choice: Choice, options: Sequence[Configuration]) -> dict[str, 
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(choice.gain).items()
     }
-    return {**gain, "folds": FOLDS, "chosen": {options[i].name: times for i, times in choice.chosen.items()}}
+    return {
+        **gain,
+        "folds": sum(choice.chosen.values()),
+        "chosen": {options[i].name: times for i, times in choice.chosen.items()},
+    }
 
 
 def _per_query(advice: Advice, chosen: Configuration) -> list[dict[str, Any]]:
@@ -277,9 +290,11 @@ def _reliability(scoring: Scoring) -> Iterator[dict[str, Any]]:
     if len({label for _, label, _ in pairs}) < 2:
         return
     values, labels, qids = zip(*pairs, strict=True)
-    fitted = Calibrator.fit(
-        values, labels, scale=scoring.scale, fingerprint=scoring.fingerprint, corpus=scoring.dataset.name, groups=qids
-    )
+    about = {"scale": scoring.scale, "fingerprint": scoring.fingerprint, "corpus": scoring.dataset.name}
+    try:
+        fitted = Calibrator.fit(values, labels, groups=qids, **about)  # type: ignore[arg-type]
+    except (ValueError, ArithmeticError):  # scores of which no curve can be made
+        return
     bins = [
         {"low": one.low, "high": one.high, "predicted": one.predicted, "observed": one.relevant, "count": one.n}
         for one in fitted.bins
@@ -287,6 +302,11 @@ def _reliability(scoring: Scoring) -> Iterator[dict[str, Any]]:
     note = "; ".join(["what has no judgement counts as not relevant", *fitted.notes])
     figures = {"labels": len(pairs), "error": fitted.ece, "brier": fitted.brier, "note": note}
     yield {"backend": scoring.name, "method": fitted.method, **figures, "bins": bins}
+
+
+def _rounded(value: float, digits: int = 0) -> str:
+    """Return a number with so many decimals, or, where that would show nothing of it, with one digit that counts."""
+    return f"{value:,.{digits}f}" if value == 0 or value >= 10**-digits else f"{value:.1g}"
 
 
 def _holes(measure: str) -> str:

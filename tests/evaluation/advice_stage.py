@@ -35,7 +35,6 @@ def configuration(backend="embedded", depth=50, weight=1.0, difference=0.05, ms=
         "pareto": True,
         "failed": 0,
         "degraded": 0,
-        "truncated": 0,
         **more,
     }
 

@@ -34,8 +34,8 @@ def world(n=60, depth=20, *, relevant=True, scores=True, seed=0, in_front=False)
 class Judge(FakeBackend):
     """Knows what is relevant with some chance, and costs what it is told to."""
 
-    def __init__(self, right=1.0, *, name="knowing", usd=0.0, ms=None, **options):
-        super().__init__(score=lambda query, text: 0.0, scale=Scale.PROBABILITY, **options)
+    def __init__(self, right=1.0, *, name="knowing", usd=0.0, scale=Scale.PROBABILITY, **options):
+        super().__init__(score=lambda query, text: 0.0, scale=scale, **options)
         self.name, self.model, self.right, self.usd, self.calls_made = name, "m", right, usd, 0
 
     def _score(self, query, texts, *, top_n=None):
@@ -123,7 +123,8 @@ def test_nothing_is_run_where_the_first_stage_is_perfect():
 def test_too_few_queries_are_inconclusive_and_told_how_many_are_missing():
     advice = advise(world(20), [Judge()])
     assert (advice.decision, advice.spec) == ("inconclusive", None)
-    assert "20 queries about different documents are too few to decide by, at least 30 are needed" in advice.reason
+    assert "20 queries are too few to decide by, at least 30 are needed" in advice.reason
+    assert advice.reason.endswith("Judge about 10 more to settle it.")
 
 
 def test_what_is_dear_is_not_taken_where_something_cheap_is_as_good():
@@ -138,9 +139,13 @@ def test_a_budget_rules_out_and_is_told():
     assert advise(world(), backends, depths=[20]).chosen.backend == "dear"
     within = advise(world(), backends, depths=[20], budget_usd=5)
     assert within.chosen.backend == "cheap"
-    none = advise(world(), {"dear": Judge(usd=0.01)}, depths=[20], budget_usd=5)
-    assert (none.decision, none.spec) == ("skip", None)
-    assert none.reason.startswith("Do not rerank within $5: nothing that was tried is; beyond it dear")
+    none = advise(world(), {"dear": Judge(usd=0.01)}, depths=[10, 20], budget_usd=5)
+    assert (none.decision, none.choice, none.spec) == ("skip", None, None)
+    assert none.reason.startswith(
+        "Do not rerank within $5: nothing that was tried takes as little. The cheapest that gains is"
+    )
+    assert (none.chosen.depth, none.chosen.difference_low > 0) == (10, True)
+    json.dumps(none.to_dict(), allow_nan=False)
 
 
 def test_a_price_that_is_not_known_is_above_every_budget():
@@ -185,9 +190,81 @@ def test_a_backend_that_fails_here_and_there_is_told():
     assert advice.chosen.failed == 6
 
 
-def test_a_backend_that_never_answers_is_an_error():
-    with pytest.raises(BackendError, match="failed on each of the first 10"):
-        advise(world(), [Dead()])
+def test_a_backend_that_never_answers_is_an_error_unless_another_does():
+    with pytest.raises(
+        BackendError, match=r"failed on each of the first 10 queries; on the first: .*connection refused"
+    ):
+        advise(world(), {"dead": Dead()})
+    for backends in ({"dead": Dead(), "embedded": "embedded"}, {"embedded": "embedded", "dead": Dead()}):
+        advice = advise(world(), backends, depths=[20])
+        assert advice.chosen.backend == "embedded"
+        assert any(one.startswith("dead was not measured:") for one in advice.remarks)
+
+
+def test_a_quota_that_ends_with_the_scoring_loses_nothing():
+    class Limited(Judge):
+        def _score(self, query, texts, *, top_n=None):
+            if self.calls_made > 60:
+                raise BackendError("quota")
+            return super()._score(query, texts, top_n=top_n)
+
+    advice = advise(world(), [Limited(usd=0.001)], depths=[5, 20])
+    # At 5 it is not more.
+    assert [one.usd_per_1000 for one in advice.configurations] == pytest.approx([20] * len(advice.configurations))
+
+
+def test_what_fails_costs_and_takes_as_much_as_what_answers():
+    class Half(Judge):
+        def _score(self, query, texts, *, top_n=None):
+            if int(query.split()[-1]) % 2:
+                raise BackendError("try again")
+            return super()._score(query, texts, top_n=top_n)
+
+    advice = advise(world(), [Half(usd=0.001)], depths=[20])
+    assert advice.chosen.usd_per_1000 == pytest.approx(20)
+    if advice.spec is not None:
+        assert advice.spec["on_error"] == "input_order"
+    assert all(one.failed == 30 for one in advice.configurations)
+
+
+def test_an_order_alone_is_not_added_up():
+    advice = advise(world(), {"ranks": Judge(scale=Scale.RANK)}, depths=[20])
+    assert {one.method for one in advice.configurations} == {"rrf"}
+
+
+def test_what_a_backend_warns_of_is_told_again_after_a_break(tmp_path):
+    import logging
+
+    class Warns(Judge):
+        def _score(self, query, texts, *, top_n=None):
+            logging.getLogger("rerankx").warning("this script means little to me")
+            return super()._score(query, texts, top_n=top_n)
+
+    backend = Warns()
+    for _ in range(2):
+        remarks = advise(world(), {"it": backend}, depths=[20], keep=tmp_path).remarks
+        assert remarks.count("it: this script means little to me") == 1
+    assert any("The times of it are those of an earlier run, of 60 queries" in one for one in remarks)
+
+
+def test_relevance_is_what_the_measure_says():
+    data = world()
+    graded = Dataset("graded", data.queries, dict(data.qrels), data.candidates, "words")
+    graded.qrels["q0"] = {"q0-d0": 2}
+    with pytest.raises(ValueError, match="1 queries with a relevant judgement"):
+        advise(graded, ["embedded"], measure="RR(rel=2)@10")
+
+
+def test_what_steers_a_terminal_is_not_printed():
+    data = world()
+    odd = Dataset("odd \x1b[31m", data.queries, data.qrels, data.candidates, "words \x07")
+    assert "\x1b" not in str(advise(odd, {"e\x1b[2J": "embedded"}, depths=[20]))
+
+
+def test_a_spec_of_somebody_elses_stays(tmp_path):
+    (tmp_path / "reranker.json").write_text("{}")
+    advise(world(20), ["embedded"]).save(tmp_path)
+    assert (tmp_path / "reranker.json").exists()
 
 
 def test_a_model_that_is_named_and_missing_is_an_error_and_the_default_one_a_remark(tmp_path, monkeypatch):
@@ -205,7 +282,7 @@ def test_offline_refuses_what_asks_a_service():
     from rerankx.registry import create
 
     service = create("tei", base_url="http://localhost:1")
-    with pytest.raises(ValueError, match=r"asks a service .*offline=True refuses"):
+    with pytest.raises(ValueError, match=r"asks a service .*offline refuses"):
         advise(world(), [service], offline=True)
     with pytest.raises(ValueError, match="asks a service"):
         advise(world(), [Fallback(service, "embedded")], offline=True)
@@ -307,19 +384,21 @@ def test_the_worst_losses_are_shown_with_what_was_in_front():
 
 
 def test_the_same_seed_gives_the_same_advice():
-    one, other = (advise(world(), [Judge(0.4)], depths=[5, 20], seed=3) for _ in range(2))
+    one, other = (advise(world(), [Judge(0.4)], depths=[20], seed=3) for _ in range(2))  # of one time and price
     assert one.choice == other.choice
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"budget_ms": -1}, "budget_ms must be a number of at least 0"),
+        ({"budget_ms": -1}, "budget_ms must be a number from 0 to"),
         ({"budget_usd": float("nan")}, "budget_usd"),
         ({"margin": 1}, "margin must be in"),
         ({"depths": []}, "depths is empty"),
         ({"depths": [0]}, "a depth must be at least 1"),
         ({"measure": "nonsense"}, "nonsense"),
+        ({"measure": "Judged@10"}, "tells how much was judged"),
+        ({"backends": {"": "embedded"}}, "no name for a backend"),
         ({"backends": []}, "no backend to compare"),
     ],
 )

@@ -972,7 +972,8 @@ def test_a_retriever_of_llama_index_is_the_first_stage():
     assert [(one.docid, one.score) for one in dataset.candidates["q2"]] == [
         (n.metadata["source"], n.score) for n in found
     ]
-    assert dataset.candidates["q2"][0].text == "Parcels are sent on Mondays."
+    # As rerankers of LlamaIndex read a node: with the metadata that an embedding sees.
+    assert dataset.candidates["q2"][0].text == "source: d3\n\nParcels are sent on Mondays."
     assert len(dataset.candidates["q2"]) == 2
 
 
@@ -1039,3 +1040,35 @@ def test_importing_it_loads_no_third_party():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     tops = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
     assert tops == {"rerankx"}
+
+
+def test_a_dataset_with_a_candidate_twice_or_a_score_that_is_none_is_refused():
+    one = Candidate("d1", "text", 1.0)
+    with pytest.raises(ValueError, match=r"document 'd1' is twice among the candidates of query 'q'"):
+        Dataset("made up", {"q": "a"}, {"q": {}}, {"q": [one, one]})
+    with pytest.raises(ValueError, match=r"the score of 'd1' for query 'q' is nan"):
+        Dataset("made up", {"q": "a"}, {"q": {}}, {"q": [Candidate("d1", "text", float("nan"))]})
+
+
+def test_another_first_stage_does_not_forget_who_judged():
+    data = Dataset("made up", {"q": "a"}, {"q": {"d": 1}}, {"q": [Candidate("d", "x")]}, labelled_by="judge:m")
+    assert with_retriever(data, lambda query: [("d", "x")]).labelled_by == "judge:m"
+
+
+@pytest.mark.parametrize("scores", [(1.0, 2.0), (2.0, None)])
+def test_scores_that_do_not_go_along_with_the_order_are_none(scores):
+    found = [Candidate(f"d{i}", "x", score) for i, score in enumerate(scores)]
+    assert not Dataset("made up", {"q": "a"}, {"q": {}}, {"q": found}).scored
+    assert Dataset("made up", {"q": "a"}, {"q": {}}, {"q": found[:1]}).scored
+
+
+@pytest.mark.parametrize(("name", "separator"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_spreadsheet_with_an_empty_grade_has_a_row_that_is_not_judged(tmp_path, name, separator):
+    rows = [["query", "text", "grade", "note"], ["a", "one", "1", "x"], ["a", "two", "", ""], ["a", "three", "0"]]
+    (tmp_path / name).write_text("\r\n".join(map(separator.join, rows)), encoding="utf-8-sig")
+    dataset = load(tmp_path / name)
+    assert [len(found) for found in dataset.candidates.values()] == [3]
+    assert sorted(next(iter(dataset.qrels.values())).values()) == [0, 1]
+    (tmp_path / name).write_text("query,text\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        load(tmp_path / name)

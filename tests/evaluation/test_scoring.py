@@ -69,21 +69,44 @@ def test_scores_that_are_not_there_are_not_added_up():
         scoring.ranked(weight=0.5)
 
 
-@pytest.mark.parametrize("scores", [True, False])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("weight", [0.2, 0.5, 0.75])
-@pytest.mark.parametrize("options", [{"method": "rrf"}, {"method": "weighted", "normalise": "zscore"}])
-def test_a_ranking_from_kept_scores_is_the_pipelines_own(scores, depth, weight, options):
-    if options["method"] == "weighted" and not scores:
+TEXTS = {
+    "plain": ["apple", "apple apple", "pear", "plum plum plum"],
+    "repeated": ["pear", "apple", "pear", "plum plum plum", "apple", "apple fig"],
+    "blank": [" ", "apple", "", "apple fig fig", "pear"],
+    "of one length": ["pear", "plum", "figs", "kiwi"],
+}
+WAYS = [{"weight": 1}, *({"weight": w, "method": "rrf"} for w in (0.2, 0.5, 0.75))]
+WAYS += [{"weight": w, "method": "weighted", "normalise": "zscore"} for w in (0.2, 0.5, 0.75)]
+
+
+@pytest.mark.parametrize("scores", ["falling", "tied", "none"])
+@pytest.mark.parametrize("texts", TEXTS)
+@pytest.mark.parametrize("depth", [1, 2, 3, 9])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_ranking_from_kept_scores_is_the_pipelines_own(scores, texts, depth, way):
+    if way.get("method") == "weighted" and scores == "none":
         pytest.skip("there is nothing to add up")
-    data, backend = dataset(scores=scores), Longest()
-    fusion = Fusion([backend, "retrieval"], weights=[weight, 1 - weight], **options)
-    reranker = Reranker(Cascade(["retrieval", fusion], keep=depth))
-    ranked = score(backend, data).ranked(depth=depth, weight=weight, **options)
-    for qid, found in data.candidates.items():
-        own = {"retrieval_score": lambda one: one.score} if scores else {}
-        ranking = reranker.rerank(data.queries[qid], found, key=lambda one: one.text, **own)
-        assert [one.docid for one in ranking.documents] == ranked[qid]
+    given = {"falling": lambda i: 9.0 - i, "tied": lambda i: 9.0 - i // 2, "none": lambda i: None}[scores]
+    found = [Candidate(f"d{i}", text, given(i)) for i, text in enumerate(TEXTS[texts])]
+    data, backend = Dataset("made up", {"q": "apple"}, {"q": {"d0": 1}}, {"q": found}), Longest()
+    stage = backend
+    if way["weight"] < 1:
+        options = {name: value for name, value in way.items() if name != "weight"}
+        stage = Fusion([backend, "retrieval"], weights=[way["weight"], 1 - way["weight"]], **options)
+    reranker = Reranker(Cascade(["retrieval", stage], keep=depth))
+    own = {"retrieval_score": lambda one: one.score} if scores != "none" else {}
+    ranking = reranker.rerank("apple", found, key=lambda one: one.text, **own)
+    assert score(backend, data).ranked(depth=depth, **way)["q"] == [one.docid for one in ranking.documents]
+
+
+def test_another_price_or_another_cache_is_measured_anew(tmp_path):
+    from rerankx import Cached
+    from rerankx.backends.embedded import Embedded
+
+    data = dataset()
+    for backend in (Embedded(), Cached(Embedded()), Embedded(cache_bytes=0)):
+        score(backend, data, keep=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(("arguments", "told"), [({"depth": 0}, "depth"), ({"weight": 1.5}, "weight")])
@@ -183,7 +206,7 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, content):
     backend = Longest()
     score(backend, dataset(), keep=tmp_path)
     assert len(backend.calls) == 4
-    assert json.loads(file.read_text().splitlines()[0])["rerankx"] == "scoring-1"
+    assert json.loads(file.read_text().splitlines()[0])["rerankx"] == "scoring-2"
 
 
 def test_lines_that_do_not_fit_are_passed_over(tmp_path):

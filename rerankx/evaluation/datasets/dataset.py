@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ class Dataset:
     """Queries with their judgements and their candidates; the three mappings have the same query ids.
 
     Raises:
-        ValueError: The mappings have not the same query ids.
+        ValueError: The mappings have not the same query ids, a candidate comes twice, or a score is not finite.
     """
 
     name: str
@@ -48,11 +49,27 @@ class Dataset:
                 raise ValueError(
                     f"query {shown(odd)} is in only one of queries and {what}: expected the same ids in both"
                 )
+        for qid, found in self.candidates.items():
+            if len({one.docid for one in found}) < len(found):
+                docids = [one.docid for one in found]
+                twice = next(docid for docid in docids if docids.count(docid) > 1)
+                raise ValueError(
+                    f"document {shown(twice)} is twice among the candidates of query {shown(qid)}; keep one"
+                )
+            for one in found:
+                if one.score is not None and not math.isfinite(one.score):
+                    raise ValueError(
+                        f"the score of {shown(one.docid)} for query {shown(qid)} is {one.score}; None is none"
+                    )
 
     @property
     def scored(self) -> bool:
-        """Return whether the first stage gave every candidate a score."""
-        return all(one.score is not None for found in self.candidates.values() for one in found)
+        """Return whether the first stage gave every candidate a score, and the scores fall along its order."""
+        for found in self.candidates.values():
+            scores = [one.score for one in found if one.score is not None]
+            if len(scores) < len(found) or scores != sorted(scores, reverse=True):
+                return False
+        return True
 
     def subset(self, qids: Iterable[str]) -> Dataset:
         """Return the dataset of these queries alone, in this order, each once.

@@ -63,7 +63,7 @@ def with_retriever(
     check_known(stage.hits, dataset.qrels)
     kept = [issue for issue in dataset.issues if not issue.startswith(FIRST_STAGE)]
     fresh = joined(dataset.name, dataset.queries, dataset.qrels, stage, {}, depth, notes)
-    return replace(fresh, issues=(*kept, *fresh.issues))
+    return replace(fresh, issues=(*kept, *fresh.issues), labelled_by=dataset.labelled_by)
 
 
 def retrieved(
@@ -109,7 +109,9 @@ def check_bm25() -> None:
     """Raise MissingDependencyError unless BM25 can be run here."""
     missing = [name for name in ("bm25s", "Stemmer") if find_spec(name) is None]
     if missing:
-        command = "pip install 'rerankx[evaluation]' (or pass candidates=: a run, or a retriever)"
+        command = (
+            "pip install 'rerankx[evaluation]' (or pass candidates=, --candidates: a run, or in Python a retriever)"
+        )
         raise MissingDependencyError("BM25 as first stage", missing, command)
 
 
@@ -170,7 +172,8 @@ def _node(place: str, one: Any, id_of: Callable[[Any], str] | None) -> Hit:
     if node is None or not hasattr(node, "get_content"):
         raise TypeError(f"{place} has {type(one).__name__} in it, expected NodeWithScore")
     docid = _identified(place, node.node_id if id_of is None else id_of(node), "a node's id")
-    return Hit(docid, node.get_content(), number_of(place, one.score, "a score"))
+    # With the metadata that an embedding sees, as LlamaIndex's rerankers and ours read a node.
+    return Hit(docid, node.get_content(metadata_mode="embed"), number_of(place, one.score, "a score"))
 
 
 def _identified(place: str, value: object, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,6 +35,7 @@ from rerankx.evaluation.datasets.lists import (
     is_json,
 )
 from rerankx.evaluation.datasets.retrieved import Retriever, bm25, check_bm25, check_known, retrieved
+from rerankx.evaluation.datasets.tables import from_table
 
 FilePath = str | os.PathLike[str]
 Texts = FilePath | Mapping[str, str]
@@ -49,11 +51,12 @@ def load(
     depth: int = 100,
     name: str | None = None,
 ) -> Dataset:
-    """Return the dataset that lies there: a BEIR folder, a file of candidates in one, or LlamaIndex's QA dataset.
+    """Return the dataset that lies there: a BEIR folder, a file of candidates in one, LlamaIndex's QA dataset, or a table.
 
     Args:
-        path: A folder, as in `from_beir`; a file of candidates JSON lines that lies in such a folder; or a JSON file, as in
-            `from_llama_index`.
+        path: A folder, as in `from_beir`; a file of candidates JSON lines that lies in such a folder; a JSON file, as in
+            `from_llama_index`; or a .csv or .tsv file with a head line and the columns query, text and grade, as in
+            `from_table`, where a row with an empty grade is not judged.
         split: Which judgements of the folder.
         candidates: The first stage; see `rerankx.evaluation.datasets`.
         depth: How many candidates per query are kept.
@@ -67,6 +70,10 @@ def load(
     path = Path(path)
     if path.is_dir():
         return from_beir(path, split=split, candidates=candidates, depth=depth, name=name)
+    if not path.exists() and not path.with_name(f"{path.name}.gz").exists():
+        raise FileNotFoundError(f"{path} is not there; expected a folder in BEIR layout, or a file")
+    if path.suffix in (".csv", ".tsv"):
+        return _from_csv(path, candidates, depth, name)
     path = there(path)
     parts = _parts(path)
     if "relevant_docs" in parts:
@@ -81,7 +88,7 @@ def load(
         return from_beir(path.parent, split=split, candidates=path, depth=depth, name=name)
     raise ValueError(
         f"{path}: expected a folder in BEIR layout, candidates JSON lines, or LlamaIndex's QA dataset as JSON; "
-        "for a TREC run use from_trec, for a table from_table"
+        "or a table, .csv or .tsv; for a TREC run use rerankx.evaluation.from_trec"
     )
 
 
@@ -382,11 +389,25 @@ def _one_of(folder: Path, *names: str) -> Path:
     )
 
 
+def _from_csv(path: Path, candidates: Source | None, depth: int, name: str | None) -> Dataset:
+    if candidates is not None:
+        raise ValueError(f"{path} is a table, whose rows are the candidates: pass no candidates=")
+    table: dict[str, list[str | None]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
+            for column, value in row.items():
+                if isinstance(column, str):  # what has no head line belongs to none
+                    table.setdefault(column, []).append(value or None)
+    if not table:
+        raise ValueError(f"{path} has no rows")
+    return from_table(table, depth=depth, name=name or path.stem)
+
+
 def _only_candidates(folder: Path) -> Path | str:
     found = sorted((*folder.glob("candidates.*jsonl"), *folder.glob("candidates.*jsonl.gz")))
     if len(found) > 1:
         raise ValueError(
-            f"{folder} has several first stages: {', '.join(path.name for path in found)}; pass one as candidates="
+            f"{folder} has several first stages: {', '.join(path.name for path in found)}; pass one as candidates= (--candidates)"
         )
     return found[0] if found else "bm25"
 
