@@ -7,7 +7,6 @@ import pytest
 from evaluation.collection_stage import write_collection
 
 from rerankx import demo, from_spec
-from rerankx.backends.judge import Judge
 from rerankx.evaluation import load
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text("utf-8")
@@ -29,7 +28,7 @@ def names(folder):
     found = {
         "retriever": keywords(),
         "passages": [passage.text for passage in demo.passages()],
-        "judge": Judge(llm=grader),
+        "judge": grader,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
