@@ -5,7 +5,7 @@
 Prints nDCG@10 (linear gain, ideal from all judgements) on public collections as a Markdown table; --json writes every figure.
 From benchmarks/embedded_quality.json, all collections', `python scripts/readme_tables.py` makes the tables of the README and of
 docs/embedded-model.md. The collections lie in the folder that RERANKX_DATA names, or --data, in BEIR layout, each with a first
-stage's ranking of up to 100 candidates; NQ has none, and BM25 is run (`pip install 'rerankx[evaluation]'`). --keep keeps the scores,
+stage's ranking of up to 100 candidates; NQ has none, and BM25 is run (extra `evaluation`). --keep keeps the scores,
 so that an interrupted run goes on.
 
 The systems reorder the same candidates: the model alone, over all of them or over the first 50 or 20, the rest behind these;

@@ -270,6 +270,7 @@ def _tried(
     """Return the scores of each backend, and a sentence about each of which there are none."""
     refuse_own_judge(ready, dataset)
     tried, missing = [], []
+    failure: BackendError | None = None
     for position, (name, backend) in enumerate(ready.items()):
 
         def told(done: int, of: int, position: int = position) -> None:
@@ -283,9 +284,10 @@ def _tried(
                 raise
             missing.append(f"{name} is a stronger model and not on this machine: name it to have it fetched and tried.")
         except BackendError as error:
-            if position == len(ready) - 1 and not tried:
-                raise
+            failure = failure or error
             missing.append(f"{name} was not measured: {error}")
+    if failure is not None and not tried:
+        raise failure
     return tried, missing
 
 

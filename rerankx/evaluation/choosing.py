@@ -91,7 +91,7 @@ def choose(
     groups = range(len(first)) if groups is None else groups
     members = _members(groups)
     if len(members) < 2:
-        raise ValueError(f"all {len(first)} queries are of one group: expected at least two")
+        raise ValueError(f"all {len(first)} queries are of one group, about the same documents: expected at least two")
     before = np.array(by_group(first, groups))
     table = np.array([by_group(values, groups) for values in options])
     parts = _parts(len(members), seed)
