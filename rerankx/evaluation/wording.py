@@ -27,7 +27,7 @@ _TOO_GOOD = 0.9
 
 def no_headroom(ceiling: Ceiling, measure: str, queries: int) -> str:
     """Return why no model was run."""
-    told = f"even the perfect order of these candidates would have only {ceiling.headroom:+.3f} {measure} over {queries} queries"
+    told = f"even the perfect order of these candidates would gain only {ceiling.headroom:.3f} {measure} on {queries} queries"
     if ceiling.ideal < _WELL_FOUND and ceiling.recall[max(ceiling.recall)] < _WELL_FOUND:
         share = f"{ceiling.without_relevant:.0%} of the queries have nothing relevant among their candidates"
         return f"Do not rerank, fix retrieval: {told}, and {share}."
