@@ -23,6 +23,7 @@ from rerankx.evaluation.datasets import Dataset, load
 from rerankx.evaluation.labels import parts_of
 from rerankx.evaluation.report import report
 from rerankx.evaluation.scoring import Progress, Scoring, score
+from rerankx.evaluation.tables import as_html, as_lines
 from rerankx.interface import Backend
 from rerankx.ranking import showable
 from rerankx.reranker import Reranker
@@ -105,25 +106,16 @@ class Advice:
         return files
 
     def __str__(self) -> str:
-        table = wording.rows(self)
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-        rows, remarks = (row.rstrip() for row in aligned), ("- " + one for one in self.remarks)
-        return showable("\n".join([self.reason, "", wording.caption(self), *rows, *remarks]))
+        remarks = ("- " + one for one in self.remarks)
+        return showable("\n".join([self.reason, "", wording.caption(self), *as_lines(wording.rows(self)), *remarks]))
 
     def __repr__(self) -> str:
         return f"<Advice on {self.dataset.name}: {self.decision}>"
 
     def _repr_html_(self) -> str:
-        head, *rows = wording.rows(self)
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        caption = f'<caption style="text-align:left">{html.escape(wording.caption(self))}</caption>'
         remarks = "".join(f"<li>{html.escape(one)}</li>" for one in self.remarks)
-        return (
-            f"<p><b>{html.escape(self.reason)}</b></p><table>{caption}<thead><tr>{cells}</tr></thead>"
-            f"<tbody>{body}</tbody></table><ul>{remarks}</ul>"
-        )
+        table = as_html(wording.rows(self), caption=wording.caption(self))
+        return f"<p><b>{html.escape(self.reason)}</b></p>{table}<ul>{remarks}</ul>"
 
 
 def advise(

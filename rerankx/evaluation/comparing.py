@@ -19,6 +19,7 @@ from rerankx.evaluation.loads import Cold, Load, cold_start, percentiles, under_
 from rerankx.evaluation.metrics import evaluate, evaluate_per_query
 from rerankx.evaluation.scoring import Progress, Scoring, score
 from rerankx.evaluation.statistics import Comparison, Verdict, bootstrap_interval, compare_paired, holm
+from rerankx.evaluation.tables import as_html, as_lines
 from rerankx.interface import Backend
 from rerankx.ranking import showable
 
@@ -141,22 +142,15 @@ class Compared:
         return files
 
     def __str__(self) -> str:
-        rows = _rows(self)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return showable("\n".join([_caption(self), *(row.rstrip() for row in aligned), *_remarks(self)]))
+        return showable("\n".join([_caption(self), *as_lines(_rows(self)), *_remarks(self)]))
 
     def __repr__(self) -> str:
         names = ", ".join(system.name for system in self.systems)
         return f"<Compared on {self.dataset.name} by {self.measure}: {names}>"
 
     def _repr_html_(self) -> str:
-        head, *rows = _rows(self)
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in _remarks(self))
-        caption = f'<caption style="text-align:left">{html.escape(_caption(self))}</caption>'
-        return f"<table>{caption}<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{remarks}"
+        return as_html(_rows(self), caption=_caption(self)) + remarks
 
 
 def compare(

@@ -189,7 +189,7 @@ class Measuring:
 
         Where that is not to be had, since a cache answers or the backend fails, those of the deepest stand: they are not less.
         """
-        if depth == deepest and cached(scoring) <= _SEEN:
+        if depth == deepest and _cached(scoring) <= _SEEN:
             return scoring
         shallow = self.dataset.depth(depth)
         qids = sorted(qid for qid in scoring.scores if any(one.text.strip() for one in shallow.candidates[qid]))
@@ -200,11 +200,11 @@ class Measuring:
             timed = score(forgetful(backend, scoring.usage), shallow.subset(some), keep=keep)
         except BackendError:
             return scoring
-        as_good = not timed.failures and cached(timed) <= max(_SEEN, cached(scoring))
+        as_good = not timed.failures and _cached(timed) <= max(_SEEN, _cached(scoring))
         return timed if as_good else scoring
 
 
-def cached(scoring: Scoring) -> float:
+def _cached(scoring: Scoring) -> float:
     """Return the share of texts that a cache answered."""
     usage = scoring.usage
     return usage.cache_hits / max(1, usage.cache_hits + usage.cache_misses)

@@ -2,11 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from rerankx import BackendError, ModelNotFoundError, Reranker, Scale, Usage, from_spec
 from rerankx.evaluation import Candidate, Dataset, advise
+from rerankx.evaluation.configurations import spec_of
 from rerankx.testing import FakeBackend
 
 WORDS = ["apple", "pear", "plum", "cherry", "fig", "lime", "kiwi", "melon", "grape", "peach"]
@@ -76,8 +78,6 @@ def test_what_is_advised_orders_as_what_was_measured():
 
 @pytest.mark.parametrize("configuration", range(8))
 def test_every_configurations_spec_orders_as_it_was_measured(configuration):
-    from rerankx.evaluation.configurations import spec_of
-
     data = world(40)
     one = advise(data, ["embedded"], depths=[5, 20]).configurations[configuration]
     reranker = from_spec(spec_of(one, "embedded"))
@@ -222,9 +222,10 @@ def test_what_fails_costs_and_takes_as_much_as_what_answers():
 
     advice = advise(world(), [Half(usd=0.001)], depths=[20])
     assert advice.chosen.usd_per_1000 == pytest.approx(20)
-    if advice.spec is not None:
-        assert advice.spec["on_error"] == "input_order"
     assert all(one.failed == 30 for one in advice.configurations)
+    # What is deployed does in a failure what was measured.
+    assert from_spec(spec_of(advice.chosen, "embedded")).on_error == "input_order"
+    assert from_spec(spec_of(replace(advice.chosen, failed=0), "embedded")).on_error == "raise"
 
 
 def test_an_order_alone_is_not_added_up():
